@@ -1,0 +1,84 @@
+"""How much of the perception subspace the leading k autoregressive directions hold, for every k at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ntps_lightning.functional.null import ShuffledLabels
+from ntps_lightning.functional.subspaces import Subspace, Whitening
+
+
+def nested_basis(directions: Tensor) -> Tensor:
+    """Orthonormal ``(d, m)`` columns whose first k span the first k of ``directions``, for every k (one QR)."""
+    basis: Tensor = torch.linalg.qr(directions).Q
+    return basis
+
+
+def overlap_curve(basis: Tensor, columns: Tensor) -> Tensor:
+    r""":math:`\|P_k U_j\|_F^2 / \|U_j\|_F^2` at k = 1..m, with :math:`U_j` the first j = min(k, r) columns.
+
+    Args:
+        basis: ``(d, m)`` nested basis of the autoregressive directions.
+        columns: ``(d, r)`` perception directions, leading first.
+
+    """
+    used = _columns_used(basis, columns.shape[1])
+    energy = (basis.T @ columns).square().cumsum(0).cumsum(1)
+    return energy.gather(1, used[:, None] - 1)[:, 0] / columns.square().sum(0).cumsum(0)[used - 1]
+
+
+def captured_curve(basis: Tensor, whitened_cross: Tensor) -> Tensor:
+    r"""Share of :math:`\operatorname{tr}(S^\top R^{-1} S)` that the leading k directions hold, at k = 1..m.
+
+    In whitened coordinates the inner product of R is Euclidean, so that
+    :math:`\operatorname{tr}((V^\top R V)^{-1} V^\top S S^\top V)` is the energy of whitened S in a nested basis.
+
+    Args:
+        basis: ``(m, m)`` nested basis of the autoregressive directions in whitened coordinates.
+        whitened_cross: ``(m, C)`` S in whitened coordinates.
+
+    """
+    return (basis.T @ whitened_cross).square().sum(1).cumsum(0) / whitened_cross.square().sum()
+
+
+def null_curve(basis: Tensor, shuffled: ShuffledLabels, rank: int) -> Tensor:
+    """What :func:`overlap_curve` is expected to be under shuffled labels, at k = 1..m."""
+    others = _columns_used(basis, rank) - shuffled.weight
+    overlap = shuffled.weight * _energy(basis, shuffled.along_mean) + others * _energy(basis, shuffled.noise)
+    return overlap / (shuffled.weight * shuffled.along_mean.trace() + others * shuffled.noise.trace())
+
+
+def captured_null_curve(basis: Tensor, shuffled: ShuffledLabels) -> Tensor:
+    """What :func:`captured_curve` is expected to be under shuffled labels, at k = 1..m."""
+    return _energy(basis, shuffled.whitened) / shuffled.whitened.trace()
+
+
+def excess_loss_bounds(basis: Tensor, perception: Subspace, whitener: Whitening, matrix: Tensor) -> tuple[float, float]:
+    r"""The bounds of arXiv 2505.17169 on the loss that the span of ``basis`` costs the best linear readout.
+
+    .. math:: \lambda_{\min}(R) \lambda_r \|U\|^2 (1 - \text{NTPS}) \le \text{excess} \le
+        \lambda_{\max}(R) \lambda_1 \|U\|^2 (1 - \text{NTPS})
+
+    Args:
+        basis: ``(d, k)`` orthonormal.
+        perception: all r perception directions and their eigenvalues.
+        whitener: factor of R.
+        matrix: ``(d, d)`` R.
+
+    """
+    missed = perception.directions - basis @ (basis.T @ perception.directions)
+    spectrum = torch.linalg.eigvalsh(matrix)
+    smallest = spectrum[0] if whitener.rank == len(matrix) else torch.zeros_like(spectrum[0])
+    missed_energy = missed.square().sum()
+    lower = smallest * perception.eigenvalues[-1] * missed_energy
+    return float(lower), float(spectrum[-1] * perception.eigenvalues[0] * missed_energy)
+
+
+def _columns_used(basis: Tensor, rank: int) -> Tensor:
+    return torch.arange(1, basis.shape[1] + 1, device=basis.device).clamp(max=rank)
+
+
+def _energy(basis: Tensor, covariance: Tensor) -> Tensor:
+    """tr(P_k M) at every k."""
+    return (basis * (covariance @ basis)).sum(0).cumsum(0)

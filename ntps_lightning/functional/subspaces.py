@@ -1,0 +1,123 @@
+"""The two subspaces: what the labels need, and what next-token prediction favours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_EPS = torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True)
+class Whitening:
+    r"""A factor of a positive semi-definite matrix R: with :math:`F = Q D L`, :math:`R = F F^\top`.
+
+    Q is an orthonormal basis of the range of R (absent at full rank), D equilibrates, L is lower triangular.
+
+    Args:
+        basis: ``(d, m)`` Q, or ``None`` when m = d.
+        scale: ``(m,)`` the diagonal of D: square roots of the diagonal of :math:`Q^\top R Q`.
+        cholesky: ``(m, m)`` L.
+
+    """
+
+    basis: Tensor | None
+    scale: Tensor
+    cholesky: Tensor
+
+    @property
+    def rank(self) -> int:
+        """Numerical rank m of R."""
+        return len(self.scale)
+
+    def whiten(self, moment: Tensor) -> Tensor:
+        r""":math:`F^{+} S` of shape ``(m, .)`` for a moment S ``(d, .)`` whose columns lie in the range of R."""
+        moment = moment if self.basis is None else self.basis.T @ moment
+        whitened: Tensor = torch.linalg.solve_triangular(self.cholesky, moment / self.scale[:, None], upper=False)
+        return whitened
+
+    def unwhiten(self, directions: Tensor) -> Tensor:
+        r""":math:`F^{+\top} Y` of shape ``(d, .)`` for Y ``(m, .)``: orthonormal Y give R-orthonormal directions."""
+        solved: Tensor = torch.linalg.solve_triangular(self.cholesky.T, directions, upper=True) / self.scale[:, None]
+        return solved if self.basis is None else self.basis @ solved
+
+    def coordinates(self, directions: Tensor) -> Tensor:
+        r""":math:`F^\top V` of shape ``(m, .)`` for V ``(d, .)``: Euclidean products are then products in R."""
+        directions = directions if self.basis is None else self.basis.T @ directions
+        return self.cholesky.T @ (self.scale[:, None] * directions)
+
+
+def whitening(matrix: Tensor) -> Whitening:
+    """Factorise a positive semi-definite ``(d, d)`` float64 matrix on its range.
+
+    The rank is decided on the matrix with unit diagonal, relative to its largest eigenvalue (tolerance d times the
+    machine epsilon), so that one huge coordinate cannot hide the others.
+
+    """
+    factor = _cholesky(matrix)
+    if factor is not None:
+        return Whitening(None, *factor)
+    scale = _scale(matrix)
+    eigenvalues, vectors = torch.linalg.eigh(matrix / torch.outer(scale, scale))
+    kept = eigenvalues > len(matrix) * _EPS * eigenvalues[-1]
+    basis = torch.linalg.qr(scale[:, None] * vectors[:, kept]).Q
+    reduced = basis.T @ matrix @ basis
+    scale = _scale(reduced)
+    return Whitening(basis, scale, torch.linalg.cholesky(reduced / torch.outer(scale, scale)))
+
+
+def _scale(matrix: Tensor) -> Tensor:
+    diagonal = matrix.diagonal()
+    return torch.where(diagonal > 0, diagonal, 1).sqrt()
+
+
+def _cholesky(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Scale and factor of an equilibrated matrix, or ``None`` where a pivot says that its rank is not full."""
+    scale = _scale(matrix)
+    factor, info = torch.linalg.cholesky_ex(matrix / torch.outer(scale, scale))
+    if info.item() or factor.diagonal().square().min() <= 10 * len(matrix) * _EPS:
+        return None
+    return scale, factor
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """Leading generalized eigenvectors of a pencil (A Aᵀ, R), largest eigenvalue first.
+
+    Args:
+        directions: ``(d, m)`` eigenvectors as columns, orthonormal in the inner product of R.
+        eigenvalues: ``(m,)`` in descending order.
+
+    """
+
+    directions: Tensor
+    eigenvalues: Tensor
+
+
+def perception_subspace(cross_covariance: Tensor, whitener: Whitening) -> Subspace:
+    """Leading generalized eigenvectors U of (S Sᵀ, R), no more than the rank r of S (arXiv 2505.17169, section 3).
+
+    Args:
+        cross_covariance: ``(d, C)`` S.
+        whitener: factor of R, the perception covariance with its ridge.
+
+    """
+    left, singular, _ = torch.linalg.svd(whitener.whiten(cross_covariance), full_matrices=False)
+    rank = int((singular > 10 * max(cross_covariance.shape) * _EPS * singular[:1]).sum())
+    return Subspace(whitener.unwhiten(left[:, :rank]), singular[:rank].square())
+
+
+def autoregressive_subspace(prefix_gram: Tensor, prefix_next: Tensor) -> Subspace:
+    """Leading generalized eigenvectors V of (C1 C1ᵀ, C0) on the range of C0 (arXiv 2505.17169, section 3).
+
+    Args:
+        prefix_gram: ``(d, d)`` C0, the covariance of prefix sums, up to a factor.
+        prefix_next: ``(d, d)`` C1, from prefix sums to the next token, up to the same factor.
+
+    """
+    whitener = whitening(prefix_gram)
+    operator = whitener.whiten(prefix_next)
+    eigenvalues, vectors = torch.linalg.eigh(operator @ operator.T)
+    return Subspace(whitener.unwhiten(vectors.flip(1)), eigenvalues.flip(0).clamp(min=0))

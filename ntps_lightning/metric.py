@@ -1,0 +1,201 @@
+"""NTPS as a torchmetrics metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import rank_zero_warn
+from torchmetrics.utilities.plot import _AX_TYPE, _PLOT_OUT_TYPE
+
+from ntps_lightning.functional.moments import Moments, Pooling, accumulate_, encode_targets, moment_shapes
+from ntps_lightning.functional.score import NTPSDetails, check_options, few_samples_warning, score_details
+
+
+def all_reduce_sum(state: Tensor, group: Any = None) -> list[Tensor]:
+    """Sum a state over all ranks: exact, and of constant memory where gathering takes one copy per rank."""
+    state = state.contiguous()
+    torch.distributed.all_reduce(state, group=group)
+    return [state]
+
+
+class NextTokenPerceptionScore(Metric):
+    r"""Next Token Perception Score (`arXiv 2505.17169 <https://arxiv.org/abs/2505.17169>`_), accumulated over batches.
+
+    The share of the subspace that the labels need which lies in the subspace that next-token prediction favours:
+    :math:`\|P U\|_F^2 / \|U\|_F^2`, see :func:`~ntps_lightning.next_token_perception_score`. All states are sums over
+    samples in float64, ``3 d^2 + d C + C^2`` numbers: batches, their order and their split over ranks change nothing.
+
+    As input to ``forward`` and ``update`` the metric accepts the following input:
+
+        - ``hidden_states`` (:class:`~torch.Tensor`): ``(N, T, d)`` of one layer, any floating dtype.
+        - ``labels`` (:class:`~torch.Tensor`): ``(N,)`` integer class indices; with ``num_outputs``, ``(N,)`` or
+          ``(N, num_outputs)`` floating regression targets.
+        - ``attention_mask`` (:class:`~torch.Tensor`, optional): ``(N, T)``, 1 at valid tokens and 0 at padding.
+
+    As output of ``forward`` and ``compute`` the metric returns the following output:
+
+        - ``ntps`` (:class:`~torch.Tensor`): a scalar float64 tensor in [0, 1], higher is better.
+
+    :meth:`details` returns what is needed to read it: null, lift, curves over k, probe error, excess loss.
+
+    Args:
+        hidden_size: size d of the hidden states.
+        num_classes: number of classes C.
+        num_outputs: number of regression targets, instead of ``num_classes``.
+        k: number of autoregressive directions: a count in [1, d], or a fraction of d in (0, 1]. By default the number
+            of classes or 2% of d, whichever is more.
+        ridge: added to the perception covariance B, relative to tr(B)/d.
+        center: measure hidden states and targets from their means.
+        orthonormal: compare the subspaces alone, with an orthonormal basis of U.
+        pooling: ``"mean"`` of the valid tokens, or the ``"last"`` one.
+        kwargs: Additional keyword arguments of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If not exactly one of ``num_classes`` and ``num_outputs`` is given, if an option is out of range,
+            if ``update`` gets bad input (nothing is added then), or if ``compute`` finds no sample or a single class.
+
+    Example:
+        >>> import torch
+        >>> from ntps_lightning import NextTokenPerceptionScore
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> metric = NextTokenPerceptionScore(hidden_size=16, num_classes=2, k=4)
+        >>> for _ in range(4):
+        ...     hidden_states = torch.randn(100, 12, 16, generator=generator)
+        ...     metric.update(hidden_states, labels=(hidden_states.mean(1)[:, 0] > 0).long())
+        >>> print(f"{metric.compute():.4f}, shuffled labels: {metric.details().null:.4f}")
+        0.0000
+
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_classes: int | None = None,
+        *,
+        num_outputs: int | None = None,
+        k: int | float | None = None,
+        ridge: float = 1e-2,
+        center: bool = True,
+        orthonormal: bool = False,
+        pooling: Pooling = "mean",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{"dist_sync_fn": all_reduce_sum, **kwargs})
+        if (num_classes is None) == (num_outputs is None):
+            raise ValueError(
+                f"give num_classes (classification) or num_outputs (regression), got num_classes={num_classes},"
+                f" num_outputs={num_outputs}"
+            )
+        size = num_classes or num_outputs or 0
+        if hidden_size < 1 or size < (1 if num_classes is None else 2):
+            raise ValueError(
+                f"need hidden_size >= 1 and at least 2 classes or 1 output, got hidden_size={hidden_size},"
+                f" num_classes={num_classes}, num_outputs={num_outputs}"
+            )
+        check_options(k=k, ridge=ridge, pooling=pooling, hidden_size=hidden_size)
+        self.hidden_size, self.num_classes, self.num_outputs = hidden_size, num_classes, num_outputs
+        self.k, self.ridge, self.center, self.orthonormal, self.pooling = k, ridge, center, orthonormal, pooling
+        for name in moment_shapes(hidden_size, size):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self._expand_defaults()
+        self.reset()
+
+    def update(self, hidden_states: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> None:
+        """Add a batch; for shapes and dtypes see the class.
+
+        Raises:
+            ValueError: If shapes disagree, a label is out of range, a sample has no valid token or a value is not
+                finite. Nothing is added then.
+
+        """
+        if self.num_outputs is not None and not labels.is_floating_point():
+            raise ValueError(f"num_outputs={self.num_outputs} means floating regression targets, got {labels.dtype}")
+        targets = encode_targets(labels, self.num_classes)
+        if self.num_outputs not in (None, targets.shape[1]):
+            raise ValueError(f"targets have {targets.shape[1]} outputs, expected num_outputs={self.num_outputs}")
+        accumulate_(self._moments(), hidden_states, targets, attention_mask, pooling=self.pooling)
+
+    def compute(self) -> Tensor:
+        """NTPS of all samples on all ranks, a scalar float64 tensor.
+
+        Raises:
+            ValueError: If there is no sample or a single class.
+
+        """
+        return torch.tensor(self._solve().score, dtype=torch.float64, device=self.device)
+
+    def details(self) -> NTPSDetails:
+        """The score and what is needed to read it, of all samples on all ranks. Every rank must call it.
+
+        Raises:
+            ValueError: If there is no sample or a single class.
+
+        """
+        with self.sync_context(
+            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
+        ):
+            return self._solve()
+
+    def grow(self, num_classes: int) -> None:
+        """Make room for classes up to ``num_classes``; those seen so far keep their sums. Never shrinks."""
+        if self.num_classes is None or num_classes <= self.num_classes:
+            return
+        self.num_classes = num_classes
+        self._expand_defaults()
+        for name, shape in moment_shapes(self.hidden_size, num_classes).items():
+            old: Tensor = getattr(self, name)
+            new = old.new_zeros(shape)
+            new[tuple(map(slice, old.shape))] = old
+            setattr(self, name, new)
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: _AX_TYPE | None = None) -> _PLOT_OUT_TYPE:
+        """Plot a single or multiple values from the metric.
+
+        Args:
+            val: Either a single result from calling ``forward`` or ``compute`` or a list of these results. If no
+                value is provided, ``compute`` is called and its result plotted.
+            ax: A matplotlib axis to plot to.
+
+        Returns:
+            Figure and axis.
+
+        Raises:
+            ModuleNotFoundError: If matplotlib is not installed.
+
+        """
+        return self._plot(val, ax)
+
+    def _moments(self) -> Moments:
+        return Moments(**{field.name: getattr(self, field.name) for field in fields(Moments)})
+
+    def _solve(self) -> NTPSDetails:
+        details = score_details(
+            self._moments(), k=self.k, ridge=self.ridge, center=self.center, orthonormal=self.orthonormal
+        )
+        warning = few_samples_warning(details)
+        if warning:
+            rank_zero_warn(warning)
+        return details
+
+    def _expand_defaults(self) -> None:
+        """Reset to one zero seen as many, where torchmetrics would keep a second tensor of every state's size."""
+        shapes = moment_shapes(self.hidden_size, self.num_classes or self.num_outputs or 0)
+        for name, shape in shapes.items():
+            self._defaults[name] = torch.zeros((), dtype=torch.float64, device=self.device).expand(shape)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> NextTokenPerceptionScore:
+        """Move to a device, never to another dtype: a module's ``.to(bfloat16)`` would ruin the sums."""
+        super()._apply(lambda tensor: tensor.to(fn(tensor.new_zeros(0)).device), exclude_state)
+        self._expand_defaults()
+        return self
