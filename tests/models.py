@@ -15,15 +15,15 @@ HIDDEN, LAYERS, CLASSES, VOCAB = 16, 2, 3, 50
 
 
 def tiny_config(**overrides: Any) -> LlamaConfig:
-    options = dict(
-        vocab_size=VOCAB,
-        hidden_size=HIDDEN,
-        intermediate_size=32,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=2,
-        num_labels=CLASSES,
-        pad_token_id=0,
-    )
+    options = {
+        "vocab_size": VOCAB,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 32,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 2,
+        "num_labels": CLASSES,
+        "pad_token_id": 0,
+    }
     return LlamaConfig(**options | overrides)
 
 
@@ -82,13 +82,13 @@ def loader(n: int = 90, seed: int = 0, batch_size: int = 16, **options: Any) -> 
 
 
 def make_trainer(tmp_path: Any, **options: Any) -> pl.Trainer:
-    quiet = dict(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=tmp_path,
-        max_epochs=3,
-    )
+    quiet = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "default_root_dir": tmp_path,
+        "max_epochs": 3,
+    }
     return pl.Trainer(**quiet | options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ntps_lightning.functional.null import ShuffledLabels
 from ntps_lightning.functional.subspaces import Subspace, Whitening
 
 
@@ -23,7 +22,7 @@ def overlap_curve(basis: Tensor, columns: Tensor) -> Tensor:
         columns: ``(d, r)`` perception directions, leading first.
 
     """
-    used = _columns_used(basis, columns.shape[1])
+    used = columns_used(basis, columns.shape[1])
     energy = (basis.T @ columns).square().cumsum(0).cumsum(1)
     return energy.gather(1, used[:, None] - 1)[:, 0] / columns.square().sum(0).cumsum(0)[used - 1]
 
@@ -40,18 +39,6 @@ def captured_curve(basis: Tensor, whitened_cross: Tensor) -> Tensor:
 
     """
     return (basis.T @ whitened_cross).square().sum(1).cumsum(0) / whitened_cross.square().sum()
-
-
-def null_curve(basis: Tensor, shuffled: ShuffledLabels, rank: int) -> Tensor:
-    """What :func:`overlap_curve` is expected to be under shuffled labels, at k = 1..m."""
-    others = _columns_used(basis, rank) - shuffled.weight
-    overlap = shuffled.weight * _energy(basis, shuffled.along_mean) + others * _energy(basis, shuffled.noise)
-    return overlap / (shuffled.weight * shuffled.along_mean.trace() + others * shuffled.noise.trace())
-
-
-def captured_null_curve(basis: Tensor, shuffled: ShuffledLabels) -> Tensor:
-    """What :func:`captured_curve` is expected to be under shuffled labels, at k = 1..m."""
-    return _energy(basis, shuffled.whitened) / shuffled.whitened.trace()
 
 
 def excess_loss_bounds(basis: Tensor, perception: Subspace, whitener: Whitening, matrix: Tensor) -> tuple[float, float]:
@@ -75,10 +62,6 @@ def excess_loss_bounds(basis: Tensor, perception: Subspace, whitener: Whitening,
     return float(lower), float(spectrum[-1] * perception.eigenvalues[0] * missed_energy)
 
 
-def _columns_used(basis: Tensor, rank: int) -> Tensor:
+def columns_used(basis: Tensor, rank: int) -> Tensor:
+    """``(m,)`` number of perception directions that are compared at k = 1..m: min(k, r)."""
     return torch.arange(1, basis.shape[1] + 1, device=basis.device).clamp(max=rank)
-
-
-def _energy(basis: Tensor, covariance: Tensor) -> Tensor:
-    """tr(P_k M) at every k."""
-    return (basis * (covariance @ basis)).sum(0).cumsum(0)

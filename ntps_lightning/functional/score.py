@@ -11,13 +11,16 @@ from torch import Tensor
 
 from ntps_lightning.functional.estimators import probe_mse_r2
 from ntps_lightning.functional.moments import Moments, Pooling, batch_moments, covariances
-from ntps_lightning.functional.null import shuffled_labels
+from ntps_lightning.functional.null import (
+    captured_null_curve,
+    null_curve,
+    orthonormal_null_curve,
+    shuffled_labels,
+)
 from ntps_lightning.functional.overlap import (
     captured_curve,
-    captured_null_curve,
     excess_loss_bounds,
     nested_basis,
-    null_curve,
     overlap_curve,
 )
 from ntps_lightning.functional.subspaces import Subspace, autoregressive_subspace, perception_subspace, whitening
@@ -164,11 +167,11 @@ def score_details(
     basis = nested_basis(autoregressive.directions)
     whitened_basis = nested_basis(whitener.coordinates(autoregressive.directions))
     columns = nested_basis(perception.directions) if orthonormal else perception.directions
-    shuffled = shuffled_labels(cov, whitener, penalty, rank, orthonormal=orthonormal)
+    shuffled = shuffled_labels(cov, whitener, penalty)
     curves = {
         "curve": overlap_curve(basis, columns),
         "captured_curve": captured_curve(whitened_basis, whitener.whiten(cov.cross)),
-        "null_curve": null_curve(basis, shuffled, rank),
+        "null_curve": (orthonormal_null_curve if orthonormal else null_curve)(basis, shuffled, rank),
         "captured_null_curve": captured_null_curve(whitened_basis, shuffled),
     }
     score, captured, null, captured_null = (float(curve[min(k, len(curve)) - 1]) for curve in curves.values())
