@@ -100,7 +100,7 @@ def main():
     parser.add_argument("--train-samples", type=int, default=320)
     parser.add_argument("--val-samples", type=int, default=1200)
     parser.add_argument("--adapted-layers", type=int, default=6, help="the top layers that carry adapters")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--logs", default="logs")
     args = parser.parse_args()

@@ -135,7 +135,7 @@ class NTPSCallback(Callback):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
         due = not self.history or (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due or trainer.sanity_checking or trainer.validating:
+        if due or trainer.sanity_checking or trainer.state.fn == "validate":
             backbone = self._find_backbone(pl_module)
             layers = backbone.resolve(self.layers)
             self._measurement = Measurement(backbone, layers, num_classes=self.num_classes, options=self._options)
@@ -175,19 +175,17 @@ class NTPSCallback(Callback):
         measurement, sanity = self._measurement, trainer.sanity_checking
         self._stop()
         if measurement is None:
-            # An absent key would fail a resumed run's monitors; the loggers need no repetition.
-            self._log(
-                pl_module, {k: v for k, v in self.history[-1].items() if k not in ("step", "epoch")}, logger=False
-            )
+            self._keep_for_monitors(trainer)
             return
         if sanity and self._user_sanity_steps is None:
             return
         self.details = measurement.details(lambda t: trainer.strategy.reduce(t, reduce_op="max"))
-        if self.baseline and not self.history and trainer.global_step == 0 and (sanity or trainer.validating):
+        untrained = trainer.global_step == 0 and (sanity or trainer.state.fn == "validate")
+        if self.baseline and untrained and not self.history:
             self.baseline_details, self._baseline_score = self.details, self._headline.score
         self.history.append({"step": trainer.global_step, "epoch": trainer.current_epoch, **self._values()})
         if not sanity:
-            self._log(pl_module, self._values())
+            self._log(pl_module)
             self._log_figures(trainer)
         self._say(trainer)
 
@@ -218,12 +216,16 @@ class NTPSCallback(Callback):
         values |= {f"{prefix}/{name}": d.score for name, d in zip(names, self.details.values(), strict=False)}
         return values
 
-    def _log(self, pl_module: LightningModule, values: dict[str, float], *, logger: bool = True) -> None:
-        for key, value in values.items():
+    def _log(self, pl_module: LightningModule) -> None:
+        for key, value in self._values().items():
             # The maximum over ranks that agree is the value, to the bit, which a mean need not be.
-            pl_module.log(
-                key, value, prog_bar=key == self.prefix, logger=logger, on_epoch=True, sync_dist=True, reduce_fx="max"
-            )
+            pl_module.log(key, value, prog_bar=key == self.prefix, on_epoch=True, sync_dist=True, reduce_fx="max")
+
+    def _keep_for_monitors(self, trainer: Trainer) -> None:
+        """Between measurements monitors see the last values; after the sanity check or a resumption they are gone."""
+        for key, value in self.history[-1].items():
+            if key not in ("step", "epoch"):
+                trainer.callback_metrics.setdefault(key, torch.tensor(value))
 
     def _log_figures(self, trainer: Trainer) -> None:
         if not self.figures or not trainer.is_global_zero or find_spec("matplotlib") is None:

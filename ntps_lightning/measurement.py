@@ -12,6 +12,7 @@ from torch.utils.data import DistributedSampler
 
 from ntps_lightning.capture import Backbone, Call, Hooks, adapters_disabled, padding_mask
 from ntps_lightning.functional import NTPSDetails
+from ntps_lightning.functional.moments import check_class_indices
 from ntps_lightning.metric import NextTokenPerceptionScore
 
 # Above this many classes, labels whose number nobody declared are more likely token ids than classes.
@@ -71,13 +72,15 @@ class Measurement:
         """Expect the forward pass of ``batch``.
 
         Raises:
-            ValueError: If the labels are too many to be classes that nobody declared.
+            ValueError: If the labels are not one per sequence, or too many to be classes that nobody declared.
 
         """
         self._batch, self._taken, self._refused = batch, False, []
         if batch.labels.is_floating_point():
             self._num_outputs = batch.labels[0].numel()
-        elif not self._declared and batch.labels.ndim == 1:
+            return
+        check_class_indices(batch.labels)
+        if not self._declared:
             self._num_classes = max(self._num_classes, int(batch.labels.max()) + 1, 2)
             if self._num_classes > _MAX_INFERRED_CLASSES:
                 raise ValueError(

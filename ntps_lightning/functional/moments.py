@@ -191,9 +191,7 @@ def encode_targets(labels: Tensor, num_classes: int | None = None) -> Tensor:
         if not labels.isfinite().all():
             raise ValueError("regression targets hold NaN or Inf; drop those samples")
         return labels.double().reshape(len(labels), -1)
-    if labels.is_complex() or labels.ndim != 1:
-        hint = "; token-level labels are next-token targets, not the class of a sequence" if labels.ndim == 2 else ""
-        raise ValueError(f"labels must be class indices of shape (N,), one per sequence, got {dtype} {shape}{hint}")
+    check_class_indices(labels)
     labels = labels.long()
     low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
     num_classes = high + 1 if num_classes is None else num_classes
@@ -203,6 +201,21 @@ def encode_targets(labels: Tensor, num_classes: int | None = None) -> Tensor:
             " have no class (such as -100) or pass the right num_classes"
         )
     return one_hot(labels, num_classes).double()
+
+
+def check_class_indices(labels: Tensor) -> None:
+    """Refuse labels that are no ``(N,)`` class indices, whatever their values.
+
+    Raises:
+        ValueError: If the shape or dtype is another.
+
+    """
+    if labels.is_complex() or labels.is_floating_point() or labels.ndim != 1:
+        hint = "; token-level labels are next-token targets, not the class of a sequence" if labels.ndim == 2 else ""
+        raise ValueError(
+            f"labels must be class indices of shape (N,), one per sequence, got {labels.dtype}"
+            f" {tuple(labels.shape)}{hint}"
+        )
 
 
 def _valid_tokens(hidden_states: Tensor, targets: Tensor, attention_mask: Tensor | None, hidden_size: int) -> Tensor:

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import pickle
+
+import matplotlib
+import oracle
+import pytest
+import torch
+from data import pad, sequences
+from torch import nn
+from torchmetrics import MeanMetric, MetricCollection, MetricTracker
+
+from ntps_lightning import NextTokenPerceptionScore, next_token_perception_score
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def batches(rng):
+    samples, labels = sequences(rng, n=120, d=6)
+    return [(*pad(samples[i : i + 25]), torch.tensor(labels[i : i + 25])) for i in range(0, 120, 25)]
+
+
+def make(batches, count=None, **options):
+    metric = NextTokenPerceptionScore(6, 3, **options)
+    for hidden, mask, labels in batches[:count]:
+        metric.update(hidden, labels, mask)
+    return metric
+
+
+def test_incremental_equals_the_oracle(rng, batches):
+    samples = [hidden[i][mask[i].bool()].numpy() for hidden, mask, _ in batches for i in range(len(mask))]
+    labels = torch.cat([labels for *_, labels in batches])
+    metric = make(batches, k=2, ridge=0.0)
+    expected = oracle.ntps(samples, oracle.one_hot(labels, 3), 2, 2)
+    assert metric.compute().shape == ()
+    assert float(metric.compute()) == pytest.approx(expected, rel=1e-10)
+    assert metric.details().score == float(metric.compute())
+    assert metric.details().num_samples == 120
+    assert metric.details().samples_per_dim == 20
+
+
+def test_reset_pickle_clone_and_state_dict(batches):
+    metric = make(batches)
+    expected = metric.compute()
+    for copy in (pickle.loads(pickle.dumps(metric)), metric.clone()):
+        assert copy.compute() == expected
+        copy.update(*_arguments(batches[0]))
+        assert copy.compute() != expected
+    assert metric.compute() == expected
+    metric.persistent(True)
+    loaded = NextTokenPerceptionScore(6, 3)
+    loaded.persistent(True)
+    loaded.load_state_dict(metric.state_dict())
+    assert loaded.details().score == float(expected)
+    metric.reset()
+    assert not metric.prefix_gram.any()
+    for batch in batches:
+        metric.update(*_arguments(batch))
+    assert metric.compute() == expected
+
+
+def test_forward_returns_the_batch_score_and_accumulates(batches):
+    metric = NextTokenPerceptionScore(6, 3)
+    for batch in batches:
+        value = metric(*_arguments(batch))
+        hidden, mask, labels = batch
+        assert float(value) == pytest.approx(float(next_token_perception_score(hidden, labels, mask, num_classes=3)))
+    assert float(metric.compute()) == pytest.approx(float(make(batches).compute()), rel=1e-12)
+
+
+def test_collection_shares_states_and_tracker_keeps_the_best(batches):
+    options = {"small": 2, "large": 5}
+    collection = MetricCollection({name: NextTokenPerceptionScore(6, 3, k=k) for name, k in options.items()})
+    for batch in batches:
+        collection.update(*_arguments(batch))
+    assert len(collection.compute_groups) == 1
+    for name, value in collection.compute().items():
+        assert float(value) == pytest.approx(float(make(batches, k=options[name]).compute()))
+    tracker = MetricTracker(NextTokenPerceptionScore(6, 3))
+    for batch in batches:
+        tracker.increment()
+        tracker.update(*_arguments(batch))
+    values = tracker.compute_all()
+    assert tracker.best_metric() == pytest.approx(float(values.max()))
+
+
+def test_plot(batches):
+    metric = make(batches)
+    figure, axis = metric.plot()
+    low, high = axis.get_ylim()
+    assert low <= 0
+    assert high >= 1
+    assert metric.plot([metric.compute(), metric.compute()])[0] is not figure
+
+
+def test_states_stay_float64_whatever_the_module_does(batches):
+    module = nn.ModuleDict({"metric": make(batches), "layer": nn.Linear(2, 2)})
+    expected = module["metric"].compute()
+    module.to(torch.bfloat16).half().float()
+    assert module["layer"].weight.dtype == torch.float32
+    assert module["metric"].prefix_gram.dtype == torch.float64
+    assert module["metric"].set_dtype(torch.float16).details().score == float(expected)
+
+
+def test_defaults_take_no_memory():
+    metric = NextTokenPerceptionScore(64, 3).to("cpu")
+    assert sum(default.untyped_storage().nbytes() for default in metric._defaults.values()) == 8 * len(metric._defaults)
+    states = sum(getattr(metric, name).numel() for name in metric._defaults)
+    assert states == pytest.approx(3 * 64**2, rel=0.1)
+
+
+def test_bad_batches_add_nothing(batches):
+    metric = make(batches, 2)
+    before = metric.clone()
+    hidden, mask, labels = batches[2]
+    broken = hidden.clone()
+    broken[3, 0] = torch.nan
+    for arguments in ((broken, labels, mask), (hidden, labels + 1, mask), (hidden[..., :5], labels, mask)):
+        with pytest.raises(ValueError, match=r"NaN|\[0, 3\)|d = 5"):
+            metric.update(*arguments)
+    assert all(torch.equal(getattr(metric, name), getattr(before, name)) for name in metric._defaults)
+
+
+def test_regression(rng):
+    samples, _ = sequences(rng)
+    targets = torch.from_numpy(rng.normal(size=(len(samples), 2)))
+    hidden, mask = pad(samples)
+    metric = NextTokenPerceptionScore(6, num_outputs=2)
+    metric.update(hidden, targets, mask)
+    assert float(metric.compute()) == float(next_token_perception_score(hidden, targets, mask))
+    with pytest.raises(ValueError, match="expected num_outputs=2"):
+        metric.update(hidden, targets[:, :1], mask)
+    with pytest.raises(ValueError, match="floating regression targets"):
+        metric.update(hidden, torch.zeros(len(hidden), dtype=torch.long), mask)
+
+
+def test_growing_keeps_the_sums(batches):
+    grown, wide = make(batches), NextTokenPerceptionScore(6, 5)
+    grown.grow(5)
+    for batch in batches:
+        wide.update(*_arguments(batch))
+    extra = (batches[0][0], torch.full((25,), 4), batches[0][1])
+    for metric in (grown, wide):
+        metric.update(*extra)
+    assert float(grown.compute()) == pytest.approx(float(wide.compute()), rel=1e-12)
+    grown.reset()
+    assert grown.pooled_target.shape == (6, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "num_classes .* or num_outputs"),
+        ({"num_classes": 3, "num_outputs": 2}, "num_classes=3"),
+        ({"num_classes": 1}, "at least 2 classes"),
+        ({"num_classes": 3, "k": 7}, "d = 6"),
+        ({"num_classes": 3, "pooling": "max"}, "max"),
+    ],
+)
+def test_bad_options_are_refused_at_once(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        NextTokenPerceptionScore(6, **arguments)
+
+
+def test_nothing_to_compute_is_said(batches):
+    with pytest.warns(UserWarning, match="before the ``update``"), pytest.raises(ValueError, match="no samples"):
+        NextTokenPerceptionScore(6, 3).compute()
+    hidden, mask, labels = batches[0]
+    metric = NextTokenPerceptionScore(6, 3)
+    metric.update(hidden, torch.zeros_like(labels), mask)
+    with pytest.raises(ValueError, match="single class"):
+        metric.compute()
+
+
+def test_lives_beside_other_metrics_in_a_collection(batches):
+    """A metric of another signature must not be confused by ours."""
+    collection = MetricCollection({"ntps": NextTokenPerceptionScore(6, 3), "mean": MeanMetric()})
+    hidden, mask, labels = batches[0]
+    collection.update(hidden_states=hidden, labels=labels, attention_mask=mask, value=labels.float())
+    assert set(collection.compute()) == {"ntps", "mean"}
+
+
+def _arguments(batch):
+    hidden, mask, labels = batch
+    return hidden, labels, mask
