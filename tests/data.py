@@ -22,7 +22,7 @@ def sequences(rng, n=120, d=6, classes=3, low=2, high=7):
 def pad(samples, side="right", filler=np.nan, length=None):
     """Padded ``(N, T, d)`` hidden states and their ``(N, T)`` mask; padding holds ``filler``, which must not matter."""
     length = length or max(map(len, samples))
-    hidden = np.full((len(samples), length, samples[0].shape[1]), filler)
+    hidden = np.full((len(samples), length, samples[0].shape[1]), filler, dtype=np.float64)
     mask = np.zeros((len(samples), length), dtype=np.int64)
     for i, x in enumerate(samples):
         where = slice(0, len(x)) if side == "right" else slice(length - len(x), length)

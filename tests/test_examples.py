@@ -1,0 +1,62 @@
+"""The example on a tiny model and a file of one's own: a real process, a real event file."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from models import tiny_config
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import LlamaModel, PreTrainedTokenizerFast
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "finetune_lora.py"
+SUBJECTS = {"sport": "the team won the match and the coach cheered", "money": "the bank raised its rate as shares fell"}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A two-layer random Llama with a BPE tokenizer, and a csv of labelled text."""
+    texts = [(f"{text} {i % 7} {text}", label) for i in range(40) for label, text in SUBJECTS.items()]
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
+    bpe.train_from_iterator(
+        (t for t, _ in texts), trainers.BpeTrainer(vocab_size=90, special_tokens=["<unk>", "<pad>"])
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", unk_token="<unk>")
+    tokenizer.save_pretrained(tmp_path / "model")
+    LlamaModel(tiny_config(vocab_size=100, pad_token_id=1)).save_pretrained(tmp_path / "model")
+    with (tmp_path / "texts.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("body", "topic"), *texts])
+    return tmp_path
+
+
+def test_example_on_a_local_model_and_a_csv_file(files):
+    arguments = ["--model", str(files / "model"), "--dataset", str(files / "texts.csv"), "--logs", str(files / "logs")]
+    arguments += ["--text-column", "body", "--label-column", "topic", "--epochs", "2", "--train-samples", "32"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(files / "cache")}
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLE), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    table = run.stdout.splitlines()
+    (head,) = (i for i, line in enumerate(table) if line.split()[:1] == ["epoch"])
+    columns = ["epoch", "train_loss", "val_accuracy", "ntps", "null", "lift", "gain", "captured"]
+    assert table[head].split() == columns
+    assert [line.split()[0] for line in table[head + 1 : head + 4]] == ["before", "0", "1"]
+    (event_file,) = (files / "logs").rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(event_file))
+    events.Reload()
+    names = ("captured", "null", "lift", "gain", "chance", "probe_mse", "samples_per_dim")
+    for key in ("ntps", *(f"ntps/{name}" for name in names)):
+        assert len(events.Scalars(key)) == 3, key
+    assert "ntps/curves" in events.Tags()["images"]

@@ -1,0 +1,42 @@
+"""The README's Python runs as it stands there, in a folder of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import LightningDataModule
+from models import LoraModule, loader
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+class Data(LightningDataModule):
+    def train_dataloader(self):
+        return loader()
+
+    def val_dataloader(self):
+        return loader(60, seed=1)
+
+
+def test_there_are_snippets():
+    assert len(SNIPPETS) == 4
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.strip().splitlines()[-1][:40])
+def test_snippet_runs(snippet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = LoraModule()
+    names = {"my_existing_module": module, "datamodule": Data(), "model": module.model, "batches": list(loader())}
+    exec(compile(snippet, "README.md", "exec"), names)
+    if "trainer" in names:
+        assert "ntps" in names["trainer"].callback_metrics
+        assert list(Path("logs").rglob("events.out.tfevents.*"))
+
+
+def test_every_logged_key_is_in_the_readme():
+    from ntps_lightning.callback import _LOGGED
+
+    assert all(f"`ntps/{name}`" in README for name in (*_LOGGED, "gain"))
