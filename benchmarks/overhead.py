@@ -63,9 +63,8 @@ def main():
         for name, callbacks in configurations.items():
             seconds[name].append(epoch_seconds(module, loader, callbacks()))
     base = statistics.median(seconds["without"])
-    print(
-        f"{args.samples} samples of up to {args.window} tokens, {torch.get_num_threads()} threads, {args.repeats} repeats"
-    )
+    threads = torch.get_num_threads()
+    print(f"{args.samples} samples of up to {args.window} tokens, {threads} threads, {args.repeats} repeats")
     print(f"{'callback':<22}{'median s':>10}{'min s':>10}{'max s':>10}{'ratio':>9}")
     for name, values in seconds.items():
         row = (statistics.median(values), min(values), max(values))

@@ -29,7 +29,7 @@ class LoraClassifier(pl.LightningModule):
     def __init__(self, model: str, num_classes: int, adapted_layers: int, learning_rate: float):
         super().__init__()
         self.learning_rate = learning_rate
-        backbone = AutoModel.from_pretrained(model)
+        backbone = AutoModel.from_pretrained(model).train()
         depth, width = backbone.config.num_hidden_layers, backbone.config.hidden_size
         top = "|".join(map(str, range(max(0, depth - adapted_layers), depth)))
         lora = LoraConfig(r=8, lora_alpha=16, target_modules=rf".*\.({top})\..*(q|k|v)_proj")
@@ -97,10 +97,10 @@ def main():
     parser.add_argument("--text-column", default="text")
     parser.add_argument("--label-column", default="label")
     parser.add_argument("--window", type=int, default=24, help="tokens per sample; texts are cut into windows")
-    parser.add_argument("--train-samples", type=int, default=320)
+    parser.add_argument("--train-samples", type=int, default=480)
     parser.add_argument("--val-samples", type=int, default=1200)
     parser.add_argument("--adapted-layers", type=int, default=6, help="the top layers that carry adapters")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--logs", default="logs")
     args = parser.parse_args()

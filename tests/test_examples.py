@@ -24,9 +24,8 @@ def files(tmp_path):
     texts = [(f"{text} {i % 7} {text}", label) for i in range(40) for label, text in SUBJECTS.items()]
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    bpe.train_from_iterator(
-        (t for t, _ in texts), trainers.BpeTrainer(vocab_size=90, special_tokens=["<unk>", "<pad>"])
-    )
+    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=["<unk>", "<pad>"])
+    bpe.train_from_iterator((text for text, _ in texts), trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", unk_token="<unk>")
     tokenizer.save_pretrained(tmp_path / "model")
     LlamaModel(tiny_config(vocab_size=100, pad_token_id=1)).save_pretrained(tmp_path / "model")
@@ -39,14 +38,8 @@ def test_example_on_a_local_model_and_a_csv_file(files):
     arguments = ["--model", str(files / "model"), "--dataset", str(files / "texts.csv"), "--logs", str(files / "logs")]
     arguments += ["--text-column", "body", "--label-column", "topic", "--epochs", "2", "--train-samples", "32"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(files / "cache")}
-    run = subprocess.run(
-        [sys.executable, str(EXAMPLE), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    command = [sys.executable, str(EXAMPLE), *arguments]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     table = run.stdout.splitlines()
     (head,) = (i for i, line in enumerate(table) if line.split()[:1] == ["epoch"])
