@@ -21,6 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding
 
 from ntps_lightning import NTPSCallback
+from ntps_lightning.figures import curve_figure
 
 
 class LoraClassifier(pl.LightningModule):
@@ -129,7 +130,9 @@ def main():
     )
     trainer.fit(LoraClassifier(model, len(classes), args.adapted_layers, args.learning_rate), *loaders)
     table.print(before=ntps.history[0])
-    print(f"tensorboard --logdir {args.logs}")
+    figure = Path(args.logs) / "curves.png"
+    curve_figure(ntps.details[max(ntps.details)], ntps.baseline_details[max(ntps.details)]).savefig(figure, dpi=150)
+    print(f"The curves over k: {figure}. The rest: tensorboard --logdir {args.logs}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -51,7 +52,7 @@ class NTPSCallback(Callback):
         center: measure hidden states and targets from their means.
         orthonormal: compare the subspaces alone, with an orthonormal basis of the perception subspace.
         baseline: score the model before its first step, by letting the sanity check run over the whole validation
-            set (``trainer.validate`` before ``trainer.fit`` serves as well).
+            set, whatever ``num_sanity_val_steps`` says (``trainer.validate`` before ``trainer.fit`` serves as well).
         every_n_epochs: measure at every n-th epoch; in between, monitors see the last values.
         dataloader_idx: which of several validation dataloaders to measure on.
         prefix: the key of the score, and what the other keys start with.
@@ -105,6 +106,7 @@ class NTPSCallback(Callback):
         self._options = {"k": k, "ridge": ridge, "center": center, "orthonormal": orthonormal, "pooling": pooling}
         self._trainer: Trainer | None = None
         self._measurement: Measurement | None = None
+        self._full_sanity_check = False
         self._user_sanity_steps: int | float | None = None
         self._baseline_score: float | None = None
 
@@ -120,13 +122,14 @@ class NTPSCallback(Callback):
         if not trainer.enable_validation:
             rank_zero_warn(f"NTPSCallback measures `{self.prefix}` on validation epochs, and this run has none.")
         elif self.baseline and not (self.history or trainer.global_step or trainer.fast_dev_run):  # type: ignore[attr-defined]
-            self._user_sanity_steps, trainer.num_sanity_val_steps = trainer.num_sanity_val_steps, float("inf")
+            self._full_sanity_check = True
+            if trainer.num_sanity_val_steps != math.inf:
+                self._user_sanity_steps, trainer.num_sanity_val_steps = trainer.num_sanity_val_steps, math.inf
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._user_sanity_steps is None:
-            return
-        trainer.num_sanity_val_steps, self._user_sanity_steps = self._user_sanity_steps, None
-        if self.history:
+        measured = self._full_sanity_check and bool(self.history)
+        self._end_sanity_check(trainer)
+        if measured:
             # Lightning drops what is logged in the sanity check: the loggers get it here, as the point at step 0.
             for logger in trainer.loggers:
                 logger.log_metrics(self._values(), step=trainer.global_step)
@@ -147,17 +150,11 @@ class NTPSCallback(Callback):
         if self._measurement is None or dataloader_idx != self.dataloader_idx:
             return
         labels = _item(batch, self.labels, "labels")
+        mask = None if self.attention_mask is None else _item(batch, self.attention_mask, "attention_mask")
+        ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
         loader = _nth_loader(trainer.val_dataloaders, dataloader_idx)
-        self._measurement.begin_batch(
-            Batch(
-                labels=labels,
-                attention_mask=None
-                if self.attention_mask is None
-                else _item(batch, self.attention_mask, "attention_mask"),
-                input_ids=batch.get("input_ids") if isinstance(batch, Mapping) else None,
-                keep=padding_duplicates(loader, self._measurement.samples_seen, len(labels)),
-            )
-        )
+        keep = padding_duplicates(loader, self._measurement.samples_seen, len(labels))
+        self._measurement.begin_batch(Batch(labels, mask, ids, keep))
 
     def on_validation_batch_end(
         self,
@@ -177,7 +174,7 @@ class NTPSCallback(Callback):
         if measurement is None:
             self._keep_for_monitors(trainer)
             return
-        if sanity and self._user_sanity_steps is None:
+        if sanity and not self._full_sanity_check:
             return
         self.details = measurement.details(lambda t: trainer.strategy.reduce(t, reduce_op="max"))
         untrained = trainer.global_step == 0 and (sanity or trainer.state.fn == "validate")
@@ -191,9 +188,16 @@ class NTPSCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()
+        self._end_sanity_check(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._stop()
+        self._end_sanity_check(trainer)
+
+    def _end_sanity_check(self, trainer: Trainer) -> None:
+        self._full_sanity_check = False
+        if self._user_sanity_steps is not None:
+            trainer.num_sanity_val_steps, self._user_sanity_steps = self._user_sanity_steps, None
 
     def _stop(self) -> None:
         if self._measurement is not None:
@@ -254,9 +258,13 @@ class NTPSCallback(Callback):
     # What could go wrong, found early
 
     def _find_backbone(self, pl_module: LightningModule) -> Backbone:
-        if isinstance(self.model, str):
+        if not isinstance(self.model, str):
+            return find_backbone(pl_module if self.model is None else self.model)
+        try:
             return find_backbone(pl_module.get_submodule(self.model))
-        return find_backbone(pl_module if self.model is None else self.model)
+        except AttributeError as error:
+            names = [name for name, _ in pl_module.named_children()]
+            raise ValueError(f"model={self.model!r} names no submodule of the module, which has {names}") from error
 
     def _check_monitors(self, trainer: Trainer, layers: list[int]) -> None:
         keys = self._keys(layers)

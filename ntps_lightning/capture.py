@@ -229,9 +229,7 @@ class CapturedRepresentations(Mapping[int, Tensor]):
             what = (
                 f"only layers {sorted(self._states)} were asked for"
                 if self._states
-                else (
-                    f"no forward pass of {self._name} was seen inside the block (a compiled model ignores later hooks)"
-                )
+                else (f"no forward pass of {self._name} was seen inside the block (a compiled model may ignore hooks)")
             )
             raise KeyError(f"layer {layer} was not captured: {what}")
         return self._states[index]

@@ -34,10 +34,14 @@ def curve_figure(details: NTPSDetails, baseline: NTPSDetails | None = None) -> F
             axis.plot(*_points(getattr(baseline, name)), color=color, linewidth=1.2, linestyle="--", label="before")
         axis.plot(*_points(getattr(details, name)), color=color, linewidth=2, label="now")
         axis.axvline(details.k, color=_INK, linewidth=0.8, alpha=0.4)
-        axis.annotate(f"k = {details.k}", (details.k, 0.97), xytext=(4, 0), textcoords="offset points", va="top")
-        axis.set(title=title, xscale="log", ylim=(0, 1), xlabel="leading autoregressive directions k")
+        axis.annotate(f"k = {details.k}", (details.k, 0.01), xytext=(4, 4), textcoords="offset points")
+        axis.set(
+            title=title, xscale="log", yscale="log", ylim=(0.01, 1.1), xlabel="leading autoregressive directions k"
+        )
+        for scale in (axis.xaxis, axis.yaxis):
+            scale.set_major_formatter("{x:g}")
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, loc="center left")
+        axis.legend(frameon=False, loc="upper left")
     panels[0].set_ylabel("share of the perception subspace")
     return figure
 

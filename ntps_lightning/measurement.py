@@ -102,7 +102,7 @@ class Measurement:
         if not self._taken:
             name = type(self._backbone.decoder).__name__
             seen = "; ".join(dict.fromkeys(self._refused)) or (
-                "it was not called (is another model used, or was it compiled before the callback could listen?)"
+                "it was not called (is another model used, or does a compiled one ignore hooks?)"
             )
             raise RuntimeError(
                 f"no forward pass of {name} over the batch of {len(batch.labels)} labels was seen: {seen}. Pass the"

@@ -263,6 +263,7 @@ def test_several_dataloaders_and_callbacks_side_by_side(tmp_path):
     assert callbacks[0].history[-1]["a/samples_per_dim"] == 60 / 16
     assert callbacks[1].history[-1]["b/samples_per_dim"] == 40 / 16
     assert len({c.state_key for c in callbacks}) == 2
+    assert trainer.num_sanity_val_steps == 2
 
 
 class Generating(LoraModule):
@@ -316,7 +317,7 @@ def unlabelled(n=20):
         (LoraModule, loader, {"labels": lambda b: b["labels"] * 5000}, ValueError, "looks like token ids"),
         (LoraModule, loader, {"attention_mask": "mask"}, ValueError, "no attention_mask at 'mask'"),
         (LoraModule, loader, {"layers": 7}, ValueError, r"indices in \[-3, 2\]"),
-        (LoraModule, loader, {"model": "head"}, AttributeError, "head"),
+        (LoraModule, loader, {"model": "head"}, ValueError, r"names no submodule of the module, which has \['model'\]"),
         (NoLanguageModel, loader, {}, ValueError, "holds none"),
     ],
 )

@@ -123,7 +123,7 @@ def next_token_perception_score(
         >>> hidden_states = torch.randn(400, 12, 16, generator=generator)
         >>> labels = (hidden_states.mean(1)[:, 0] > 0).long()
         >>> print(f"{next_token_perception_score(hidden_states, labels, k=4):.4f}")
-        0.0000
+        0.4066
 
     """
     check_options(k=k, ridge=ridge, pooling=pooling)

@@ -1,0 +1,48 @@
+"""The oracle on real hidden states: SmolLM2-135M reads BBC news, attention sink and all."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import oracle
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ntps_lightning import NextTokenPerceptionScore, capture_representations
+
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+import offline
+
+LAYERS = (0, 15, 30)
+
+
+@pytest.mark.slow
+def test_metric_equals_the_oracle_on_real_text():
+    path = offline.smollm2()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.pad_token = tokenizer.eos_token
+    texts, names = offline.bbc_news()
+    texts, names = texts[::10], names[::10]
+    labels = torch.tensor([sorted(set(names)).index(name) for name in names])
+    model = AutoModelForCausalLM.from_pretrained(path).eval()
+    metrics = {layer: NextTokenPerceptionScore(576, 5) for layer in LAYERS}
+    samples = {layer: [] for layer in LAYERS}
+    for start in range(0, len(texts), 16):
+        part = slice(start, start + 16)
+        batch = tokenizer(texts[part], padding=True, truncation=True, max_length=32, return_tensors="pt")
+        with torch.no_grad(), capture_representations(model, LAYERS) as captured:
+            model(**batch)
+        for layer, states in captured.items():
+            metrics[layer].update(states, labels[part], captured.attention_mask)
+            samples[layer] += [
+                x[m.bool()].double().numpy() for x, m in zip(states, batch["attention_mask"], strict=True)
+            ]
+    for layer, metric in metrics.items():
+        actual = metric.details()
+        for k in (1, 12, 60, 288):
+            expected = oracle.ntps(samples[layer], oracle.one_hot(labels, 5), k, rank=4, ridge=1e-2)
+            assert float(actual.curve[k - 1]) == pytest.approx(expected, rel=1e-6), (layer, k)
+            expected = oracle.captured(samples[layer], oracle.one_hot(labels, 5), k, rank=4, ridge=1e-2)
+            assert float(actual.captured_curve[k - 1]) == pytest.approx(expected, rel=1e-6), (layer, k)
