@@ -250,7 +250,7 @@ class NTPSCallback(Callback):
             f" k {d.k} | layer {max(self.details)} | n/d {d.samples_per_dim:.2g} | step {trainer.global_step}"
         )
         bar = trainer.progress_bar_callback
-        if bar is not None and bar.is_enabled:  # type: ignore[attr-defined]
+        if bar is not None and getattr(bar, "is_enabled", True):
             bar.print(line)
         else:
             logging.getLogger(type(trainer).__module__.partition(".trainer")[0]).info(line)

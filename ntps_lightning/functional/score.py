@@ -253,6 +253,8 @@ def _usable_k(k: int, autoregressive: Subspace, hidden_size: int) -> int:
     """``k``, or what the tokens can tell apart of it: past that, eigenvectors are an arbitrary basis."""
     eigenvalues = autoregressive.eigenvalues
     usable = int((eigenvalues > len(eigenvalues) * _EPS * eigenvalues[0]).sum())
+    if usable == 0:
+        raise ValueError("no next token depends linearly on the tokens before it: are the hidden states all zero?")
     if k <= usable or k == hidden_size == len(eigenvalues):
         return k
     warnings.warn(
