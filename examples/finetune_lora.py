@@ -127,6 +127,7 @@ def main():
         callbacks=[ntps, EarlyStopping("ntps", mode="max", patience=2), table, TQDMProgressBar()],
         logger=TensorBoardLogger(args.logs, name="finetune_lora"),
         enable_checkpointing=False,
+        log_every_n_steps=10,
     )
     trainer.fit(LoraClassifier(model, len(classes), args.adapted_layers, args.learning_rate), *loaders)
     table.print(before=ntps.history[0])

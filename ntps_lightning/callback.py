@@ -121,7 +121,9 @@ class NTPSCallback(Callback):
         self._check_monitors(trainer, self._find_backbone(pl_module).resolve(self.layers))
         if not trainer.enable_validation:
             rank_zero_warn(f"NTPSCallback measures `{self.prefix}` on validation epochs, and this run has none.")
-        elif self.baseline and not (self.history or trainer.global_step or trainer.fast_dev_run):  # type: ignore[attr-defined]
+            return
+        untrained = not self.history and trainer.global_step == 0
+        if self.baseline and untrained and not (trainer.fast_dev_run or trainer.barebones):  # type: ignore[attr-defined]
             self._full_sanity_check = True
             if trainer.num_sanity_val_steps != math.inf:
                 self._user_sanity_steps, trainer.num_sanity_val_steps = trainer.num_sanity_val_steps, math.inf

@@ -41,7 +41,7 @@ def curve_figure(details: NTPSDetails, baseline: NTPSDetails | None = None) -> F
         for scale in (axis.xaxis, axis.yaxis):
             scale.set_major_formatter("{x:g}")
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, loc="upper left")
+        axis.legend(frameon=False, loc="lower right")
     panels[0].set_ylabel("share of the perception subspace")
     return figure
 
