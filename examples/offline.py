@@ -35,7 +35,6 @@ def smollm2() -> str:
             model.save_pretrained(work)
             AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(work)
             Path(work).rename(folder)
-            Path(work).mkdir()
     return str(folder)
 
 

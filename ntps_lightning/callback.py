@@ -272,7 +272,7 @@ class NTPSCallback(Callback):
         keys = self._keys(layers)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
-            if not isinstance(monitor, str) or monitor.partition("/")[0] != self.prefix:
+            if not isinstance(monitor, str) or not f"{monitor}/".startswith(f"{self.prefix}/"):
                 continue
             name = f"{type(callback).__name__}(monitor={monitor!r})"
             if monitor not in keys:

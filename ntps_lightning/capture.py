@@ -224,7 +224,7 @@ class CapturedRepresentations(Mapping[int, Tensor]):
         return None if self._call is None else padding_mask(self._call)
 
     def __getitem__(self, layer: int) -> Tensor:
-        index = layer % (self._depth + 1)
+        index = layer + self._depth + 1 if layer < 0 else layer
         if index not in self._states:
             what = (
                 f"only layers {sorted(self._states)} were asked for"

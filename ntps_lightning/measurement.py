@@ -72,11 +72,17 @@ class Measurement:
         """Expect the forward pass of ``batch``.
 
         Raises:
-            ValueError: If the labels are not one per sequence, or too many to be classes that nobody declared.
+            ValueError: If the labels are not one per sequence, too many to be classes that nobody declared, or floats
+                where classes were declared.
 
         """
         self._batch, self._taken, self._refused = batch, False, []
         if batch.labels.is_floating_point():
+            if self._declared:
+                raise ValueError(
+                    f"labels are {batch.labels.dtype}, which means regression targets, but num_classes ="
+                    f" {self._num_classes} was given; give integer class indices, or no num_classes"
+                )
             self._num_outputs = batch.labels[0].numel()
             return
         check_class_indices(batch.labels)

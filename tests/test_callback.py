@@ -316,6 +316,13 @@ def unlabelled(n=20):
         (LoraModule, loader, {"labels": "input_ids"}, ValueError, "next-token targets"),
         (LoraModule, loader, {"labels": lambda b: b["labels"] * 5000}, ValueError, "looks like token ids"),
         (LoraModule, loader, {"attention_mask": "mask"}, ValueError, "no attention_mask at 'mask'"),
+        (
+            LoraModule,
+            loader,
+            {"num_classes": 3, "labels": lambda b: b["labels"].float()},
+            ValueError,
+            "num_classes = 3",
+        ),
         (LoraModule, loader, {"layers": 7}, ValueError, r"indices in \[-3, 2\]"),
         (LoraModule, loader, {"model": "head"}, ValueError, r"names no submodule of the module, which has \['model'\]"),
         (NoLanguageModel, loader, {}, ValueError, "holds none"),
@@ -346,6 +353,9 @@ def test_monitors_are_checked_before_the_first_step(tmp_path):
     wrong = EarlyStopping("ntps/captures", mode="max")
     with pytest.raises(ValueError, match=r"does not log it, only \['ntps', 'ntps/captured'"):
         make_trainer(tmp_path, callbacks=[NTPSCallback(), wrong]).fit(LoraModule(), loader(), loader())
+    wrong = EarlyStopping("val/ntps/captures", mode="max")
+    with pytest.raises(ValueError, match=r"only \['val/ntps', "):
+        make_trainer(tmp_path, callbacks=[NTPSCallback(prefix="val/ntps"), wrong]).fit(LoraModule(), loader(), loader())
     impatient = EarlyStopping("ntps", mode="max", patience=1)
     with pytest.raises(ValueError, match="between two measurements"):
         trainer = make_trainer(tmp_path, callbacks=[NTPSCallback(every_n_epochs=2), impatient])
@@ -362,8 +372,10 @@ def test_a_run_without_validation_is_told_so(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_fast_dev_run(tmp_path):
-    trainer = make_trainer(tmp_path, callbacks=[NTPSCallback()], fast_dev_run=2)
-    trainer.fit(LoraModule(), loader(), loader(60, seed=1))
+    callback = NTPSCallback()
+    make_trainer(tmp_path, callbacks=[callback], fast_dev_run=2).fit(LoraModule(), loader(), loader(60, seed=1))
+    (row,) = callback.history
+    assert row["ntps/samples_per_dim"] == 2 * 16 / 16
 
 
 def test_regression_targets_and_tuple_batches(tmp_path):

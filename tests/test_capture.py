@@ -152,8 +152,10 @@ def test_what_was_not_captured_is_said(batch):
         _ = captured[-1]
     with torch.no_grad(), capture_representations(model, layers=[1]) as captured:
         model(**batch)
-    with pytest.raises(KeyError, match=r"only layers \[1\]"):
-        _ = captured[-1]
+    for layer in (-1, 0, 4, -5):
+        with pytest.raises(KeyError, match=r"only layers \[1\]"):
+            _ = captured[layer]
+    assert captured[1] is captured[-2]
 
 
 def prompt_tuned():

@@ -193,6 +193,17 @@ def test_more_directions_than_the_labels_have_are_never_used(rng):
         assert details(samples, labels, k=k).score == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("center", [False, True])
+def test_dependent_targets_are_one_direction(rng, center):
+    samples, _ = sequences(rng)
+    target = rng.normal(size=len(samples))
+    alone, tripled = (
+        details(samples, np.outer(target, factors), k=2, center=center) for factors in ([1.0], [1.0, -2.0, 3.0])
+    )
+    assert tripled.rank == alone.rank == 1
+    assert tripled.score == pytest.approx(alone.score, rel=1e-10)
+
+
 def test_an_absent_class_is_no_direction(rng):
     samples, labels = sequences(rng)
     hidden, mask = pad(samples)

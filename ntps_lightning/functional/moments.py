@@ -277,30 +277,29 @@ def covariances(moments: Moments, *, center: bool) -> Covariances:
     """
     m, n = moments, int(moments.num_samples)
     mean, target_mean = m.pooled_sum / n, m.target_sum / n
-    if not center:
-        grams = (m.target_gram / n, m.pooled_gram / n, m.pooled_target / n, m.prefix_gram / n, m.prefix_next / n)
-        return Covariances(n, mean, target_mean, *grams)
+    origin, target_origin = mean * center, target_mean * center
     prefix_sum, prefix_position = m.prefix_sums.unbind(1)
     t, tt = m.position_sums
-    shift = torch.outer(prefix_position, mean)
-    target_gram = m.target_gram / n - torch.outer(target_mean, target_mean)
-    cross = m.pooled_target / n - torch.outer(mean, target_mean)
+    shift = torch.outer(prefix_position, origin)
+    next_shift = torch.outer(prefix_sum, origin) + torch.outer(origin, m.next_sum - t * origin)
+    target_gram = m.target_gram / n - torch.outer(target_origin, target_origin)
+    cross = m.pooled_target / n - torch.outer(origin, target_origin)
     return Covariances(
         num_samples=n,
-        mean=torch.zeros_like(mean),
-        target_mean=torch.zeros_like(target_mean),
+        mean=mean - origin,
+        target_mean=target_mean - target_origin,
         target_gram=target_gram,
-        perception=m.pooled_gram / n - torch.outer(mean, mean),
+        perception=m.pooled_gram / n - torch.outer(origin, origin),
         cross=cross @ _range_projector(target_gram),
-        prefix=(m.prefix_gram - shift - shift.T + tt * torch.outer(mean, mean)) / n,
-        prefix_next=(m.prefix_next - torch.outer(prefix_sum, mean) - torch.outer(mean, m.next_sum - t * mean)) / n,
+        prefix=(m.prefix_gram - shift - shift.T + tt * torch.outer(origin, origin)) / n,
+        prefix_next=(m.prefix_next - next_shift) / n,
     )
 
 
 def _range_projector(gram: Tensor) -> Tensor:
     """Orthogonal projector on the range of a small Gram matrix.
 
-    Centred one-hot targets sum to zero: S has no component there but rounding, which whitening would blow up.
+    Outside it S is zero but for rounding, which whitening would blow up: centred one-hot targets sum to zero.
 
     """
     eigenvalues, vectors = torch.linalg.eigh(gram)
