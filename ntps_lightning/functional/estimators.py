@@ -1,10 +1,11 @@
-"""What the same moments say of a linear probe."""
+"""What the same moments say without the autoregressive subspace: a linear probe, and two known estimators."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from ntps_lightning.functional.moments import Covariances
+from ntps_lightning.functional.moments import Covariances, Moments
 from ntps_lightning.functional.subspaces import Whitening
 
 
@@ -26,3 +27,26 @@ def probe_mse_r2(cov: Covariances, whitener: Whitening, ridge: float) -> tuple[T
     error = cov.target_gram.trace() - whitened.square().sum() - ridge * weights.square().sum()
     variance = cov.target_gram.trace() - cov.target_mean.square().sum()
     return error / len(cov.target_mean), 1 - error / variance
+
+
+def h_score(moments: Moments, cov: Covariances, whitener: Whitening) -> Tensor:
+    r"""H-score of classes (Bao et al., ICIP 2019): :math:`\operatorname{tr}(R^{-1} \operatorname{cov}(E[\bar x | y]))`.
+
+    Args:
+        moments: sums with one-hot targets.
+        cov: their centred covariances.
+        whitener: factor of R, the perception covariance with a ridge or without.
+
+    """
+    share = moments.target_sum / moments.num_samples
+    whitened = whitener.whiten(cov.cross)[:, share > 0]
+    return (whitened.square().sum(0) / share[share > 0]).sum()
+
+
+def rankme(moments: Moments) -> Tensor:
+    r"""RankMe (Garrido et al., ICML 2023) of the pooled states: :math:`\exp(-\sum p_i \log p_i)` with :math:`p_i`
+    the singular values of the :math:`(n, d)` matrix over their sum.
+    """
+    singular = torch.linalg.eigvalsh(moments.pooled_gram).clamp(min=0).sqrt()
+    share = singular / singular.sum() + 1e-7
+    return torch.exp(-(share * share.log()).sum())

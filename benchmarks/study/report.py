@@ -1,0 +1,317 @@
+"""From rows to results.json, tables and the figures of STUDY.md: nothing is run here."""
+
+import json
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import figures
+import numpy
+from candidate import SHARES, Candidate, bootstrap, series, spearman, tracking
+from sweep import KS
+from texts import KINDS, READERS
+
+# Settings were chosen on the first five data sets; what is reported is measured on the other five.
+CHOOSE, REPORT = list(READERS)[:5], list(READERS)[5:]
+PACKAGE = Candidate()  # the defaults before the study
+LOG_FAMILIES = ("ntps_log", "ortho_log", "captured_log")
+K_FAMILIES = ("ntps", "ntps_lift", "ortho", "ortho_lift", "captured", "captured_lift", "captured_dof")
+
+
+def read(file: Path) -> list[dict]:
+    """The rows of a results file, none where there is no file yet."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def usual(rows: list[dict], data=READERS) -> list[dict]:
+    """The runs with real labels, pretrained weights and the usual protocol, seed 0."""
+    return [r for r in rows if "layers" in r and r["job"]["data"] in data]
+
+
+def by_data(runs: list[dict], value) -> dict[str, list[float]]:
+    """``value(run)`` grouped by data set, missing ones dropped."""
+    groups = defaultdict(list)
+    for run in runs:
+        found = value(run)
+        if found is not None:
+            groups[run["job"]["data"]].append(found)
+    return dict(groups)
+
+
+def interval(runs: list[dict], value) -> dict:
+    """Mean over data sets with a 95% bootstrap interval over data sets."""
+    groups = by_data(runs, value)
+    if not groups:
+        return {}
+    mean, low, high = bootstrap(groups)
+    return {"mean": mean, "low": low, "high": high, "data_sets": len(groups)}
+
+
+def grid() -> list[Candidate]:
+    """Every candidate of the choice: geometry, k, ridge and centring of the last layer."""
+    found = []
+    for center, ridges in ((True, ("0", "0.01", "0.1", "1")), (False, ("0.01", "0.1"))):
+        for ridge in ridges:
+            found += [Candidate(f, k, ridge, center) for f in K_FAMILIES for k in (*KS, "mean")]
+            found += [Candidate(f, "mean", ridge, center) for f in LOG_FAMILIES]
+    return found
+
+
+def follows(candidate: Candidate, few: bool = False):
+    """A run's rank correlation over evaluations of the candidate with the held-out R² of the probe.
+
+    ``few``: at the evaluations alone where every view was computed, so that views compare.
+
+    """
+
+    def read(stage):
+        skipped = few and not any(key.startswith("pre|") for key in stage["sweep"])
+        return None if skipped else candidate.of(stage["sweep"])
+
+    return lambda run: tracking(run, read)
+
+
+def over_layers(candidate: Candidate):
+    """A run's rank correlation over layers, before training, of the candidate with probe accuracy."""
+
+    def value(run):
+        layers = [layer for name, layer in run["layers"].items() if name != "pre"]
+        values = [candidate.of(layer["sweep"]) for layer in layers]
+        return None if None in values else spearman(values, [layer["probe_accuracy"] for layer in layers])
+
+    return value
+
+
+def choice(rows: list[dict]) -> dict:
+    """All candidates ranked on the choosing half, with what they reach on the reporting half."""
+    choosing, reporting = usual(rows, CHOOSE), usual(rows, REPORT)
+    ranked = []
+    for candidate in grid():
+        chosen = interval(choosing, follows(candidate))
+        if chosen:
+            ranked.append((chosen["mean"], candidate, chosen, interval(reporting, follows(candidate))))
+    ranked.sort(key=lambda entry: -entry[0])
+    return {str(c): {"candidate": c, "choose": a, "report": b} for _, c, a, b in ranked}
+
+
+def axes(rows: list[dict], center: Candidate) -> dict[str, dict]:
+    """One axis varied at a time around ``center``."""
+    sizes = sample_views(rows)
+    varied = {
+        "geometry": [replace(center, family=f) for f in (*K_FAMILIES, *LOG_FAMILIES)],
+        "k": [replace(center, k=k) for k in (*KS, "mean")],
+        "ridge": [replace(center, ridge=r) for r in ("0", "0.01", "0.1", "1")],
+        "centring": [replace(center, center=c) for c in (True, False)],
+        "pooling and tokens": [replace(center, ridge="0.01", view=v) for v in ("mean", "last", "no_first")],
+        "final norm": [replace(center, ridge="0.01", view=v) for v in ("mean", "pre")],
+        "samples": [replace(center, ridge="0.01", view=v) for v in (*sizes, "mean")],
+    }
+    found = {}
+    for axis, candidates in varied.items():
+        few = axis in ("pooling and tokens", "final norm", "samples")
+        found[axis] = {
+            str(c): {
+                half: interval(usual(rows, data), follows(c, few))
+                for half, data in (("choose", CHOOSE), ("report", REPORT))
+            }
+            for c in candidates
+        }
+    return found
+
+
+def sample_views(rows: list[dict]) -> list[str]:
+    """The views of fewer samples that every evaluation has."""
+    views = {key.split("|")[0] for run in usual(rows) for key in run["stages"][-1]["sweep"]}
+    return sorted((v for v in views if v[1:].isdigit()), key=lambda v: int(v[1:]))
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def rise(run: dict, candidate: Candidate) -> dict:
+    """Before and after training, with the null of both."""
+    first, last = run["stages"][0]["sweep"], run["stages"][-1]["sweep"]
+    return {
+        "before": candidate.of(first),
+        "after": candidate.of(last),
+        "null_before": candidate.null(first),
+        "null_after": candidate.null(last),
+    }
+
+
+def best_test_accuracy(run: dict) -> float:
+    """Test accuracy at the evaluation with the lowest validation loss, the first one left out: its head is untrained."""
+    return min(run["stages"][1:], key=lambda s: s["val_loss"])["test_accuracy"]
+
+
+def gain(run: dict) -> float:
+    """What LoRA adds to the linear probe of the base model, in test accuracy."""
+    return best_test_accuracy(run) - run["stages"][0]["probe_accuracy"]
+
+
+def across_data(rows: list[dict], model: str, read, target) -> dict:
+    """Rank correlation over data sets within a model, with a bootstrap interval over data sets."""
+    runs = [r for r in usual(rows) if r["job"]["model"] == model]
+    a, b = numpy.array([read(r) for r in runs]), numpy.array([target(r) for r in runs])
+    draws = numpy.random.default_rng(0).integers(0, len(runs), (2000, len(runs)))
+    low, high = numpy.quantile([spearman(a[i], b[i]) for i in draws], (0.025, 0.975))
+    return {"mean": spearman(a, b), "low": float(low), "high": float(high), "data_sets": len(runs)}
+
+
+def stop(run: dict, read, patience: int = 1) -> tuple[float, float]:
+    """Early stopping on a number (higher is better) from the first evaluation on: test accuracy where it was best,
+    and epochs spent until ``patience`` evaluations brought no improvement.
+    """
+    stages = run["stages"][1:]  # early stopping never sees the sanity check
+    best, value, waited = 0, -numpy.inf, 0
+    for at, stage in enumerate(stages):
+        if read(stage) > value:
+            best, value, waited = at, read(stage), 0
+        else:
+            waited += 1
+            if waited >= patience:
+                break
+    return stages[best]["test_accuracy"], stages[at]["epoch"]
+
+
+def monitors(candidates: list[Candidate]) -> dict:
+    """What can be stopped on, as functions of an evaluation, higher is better."""
+    named = {str(c): (lambda stage, c=c: c.of(stage["sweep"])) for c in candidates}
+    return named | {
+        "validation loss": lambda stage: -stage["val_loss"],
+        "validation accuracy": lambda stage: stage["val_accuracy"],
+        "in-sample R² of the probe": lambda stage: stage["in_sample_r2"],
+        "H-score": lambda stage: stage["h_score"],
+        "RankMe": lambda stage: stage["rankme"],
+        "never (last epoch)": lambda stage: stage["epoch"],
+    }
+
+
+def principal(k: str):
+    """What the leading k principal components carry of the same linear probe: the line to beat for captured."""
+    return lambda stage: stage["principal"][KS.index(k)] * SHARES
+
+
+def baselines(k: str) -> dict:
+    """Numbers that need no autoregressive subspace, higher is better."""
+    return {
+        "probe accuracy (held out)": lambda s: s["probe_accuracy"],
+        "in-sample R² of the probe": lambda s: s["in_sample_r2"],
+        "H-score": lambda s: s["h_score"],
+        "RankMe": lambda s: s["rankme"],
+        "validation loss (minus)": lambda s: -s["val_loss"] if "val_loss" in s else None,
+        f"principal components, k = {k}": principal(k),
+    }
+
+
+# --- what is written ---------------------------------------------------------------------------------------------------
+
+
+def paper_choice(ranked: dict) -> Candidate:
+    """The settings of `ntps` itself: the best of the paper's score on the choosing half, at one k.
+
+    Among those within .02 of the best, the one nearest to the package's defaults from before the study.
+
+    """
+    mine = [e for e in ranked.values() if e["candidate"].family in ("ntps", "ortho") and e["candidate"].k != "mean"]
+    close = [e["candidate"] for e in mine if e["choose"]["mean"] >= mine[0]["choose"]["mean"] - 0.02]
+    return min(
+        close, key=lambda c: sum(getattr(c, f) != getattr(PACKAGE, f) for f in ("family", "k", "ridge", "center"))
+    )
+
+
+def claims(rows: list[dict], named: dict[str, Candidate]) -> dict:
+    """Every claim with its figure, for every candidate and every baseline, on the reporting half where it can be."""
+    reporting, everything = usual(rows, REPORT), usual(rows)
+    models = sorted({r["job"]["model"] for r in everything})
+    readers = {name: (lambda stage, c=c: c.of(stage["sweep"])) for name, c in named.items()}
+    readers |= baselines(next(iter(named.values())).k)
+    found: dict = defaultdict(dict)
+    for name, read in readers.items():
+        found["training: with held-out probe R²"][name] = interval(reporting, lambda r: tracking(r, read))
+        found["training: with test accuracy"][name] = interval(
+            reporting, lambda r: tracking({"stages": r["stages"][1:]}, read, "test_accuracy")
+        )
+        if name in named or name.startswith(("in-sample", "H-score", "RankMe", "principal")):
+            found["layers: with probe accuracy"][name] = interval(reporting, lambda r: _layers(r, read))
+        for model in models:
+            base = lambda r: read(r["stages"][0])
+            quality = lambda r: r["stages"][0]["probe_accuracy"]
+            found[f"data sets: with probe accuracy, {model}"][name] = across_data(rows, model, base, quality)
+            found[f"data sets: with gain, {model}"][name] = across_data(rows, model, base, gain)
+    return dict(found)
+
+
+def _layers(run: dict, read) -> float:
+    layers = [layer for name, layer in run["layers"].items() if name != "pre"]
+    return spearman([read(layer) for layer in layers], [layer["probe_accuracy"] for layer in layers])
+
+
+def stopping(rows: list[dict], candidates: list[Candidate], patience: int) -> dict:
+    """Test accuracy and epochs of early stopping, per monitor, over all seeds of the usual protocol."""
+    runs = [r for r in rows if _protocol(r)]
+    found = {}
+    for name, read in monitors(candidates).items():
+        found[name] = {
+            "test accuracy": interval(runs, lambda r: stop(r, read, patience)[0]),
+            "against validation loss": interval(
+                runs, lambda r: stop(r, read, patience)[0] - stop(r, lambda s: -s["val_loss"], patience)[0]
+            ),
+            "epochs": interval(runs, lambda r: stop(r, read, patience)[1]),
+        }
+    return found
+
+
+def _protocol(run: dict) -> bool:
+    job = run["job"]
+    usual_job = job["labelling"] == "real" and job["weights"] == "pretrained" and job["trained"] == "lora"
+    return usual_job and job["learning_rate"] == 5e-4
+
+
+def study(rows: list[dict]) -> dict:
+    """Everything that is reported."""
+    ranked = choice(rows)
+    best = next(iter(ranked.values()))["candidate"]
+    chosen = paper_choice(ranked)
+    captured = next(
+        e["candidate"] for e in ranked.values() if e["candidate"].family == "captured" and e["candidate"].k != "mean"
+    )
+    named = {"ntps as chosen": chosen, "ntps lift": replace(chosen, family="ntps_lift"), "captured as chosen": captured}
+    named |= {"captured, same k": replace(chosen, family="captured")} | {
+        "best candidate": best,
+        "before the study": PACKAGE,
+    }
+    return {
+        "named": named,
+        "choice": ranked,
+        "axes of ntps": axes(rows, chosen),
+        "axes of captured": axes(rows, captured),
+        "claims": claims(rows, named),
+        "stopping": {p: stopping(rows, list(dict.fromkeys(named.values())), p) for p in (1, 2)},
+        "rise": {
+            _name(r): {
+                name: rise(r, c) for name, c in named.items() if not c.family.endswith(("_log", "_lift", "_dof"))
+            }
+            for r in rows
+        },
+        "accuracy": {_name(r): _accuracies(r) for r in rows},
+    }
+
+
+def _accuracies(run: dict) -> dict:
+    first, last = run["stages"][0], run["stages"][-1]
+    return {
+        "majority": run["majority"],
+        "probe before": first["probe_accuracy"],
+        "probe after": last["probe_accuracy"],
+        "lora": best_test_accuracy(run),
+        "gain": gain(run),
+        "samples per dimension": run["scale"]["val"] / run["hidden_size"],
+    }
+
+
+def _name(run: dict) -> str:
+    usual_values = {"seed": 0, "labelling": "real", "weights": "pretrained", "trained": "lora", "learning_rate": 5e-4}
+    job = run["job"]
+    extra = [f"{k} {job[k]}" for k, v in usual_values.items() if job[k] != v]
+    return ", ".join([job["model"], job["data"], *extra])
