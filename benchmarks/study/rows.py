@@ -35,7 +35,7 @@ def _layer(sums, layer, pooled, labels, num_classes) -> dict:
     return {
         **probe(pooled["val"][layer], labels["val"], pooled["test"][layer], labels["test"], num_classes),
         **baselines(sums),
-        "sweep": {"mean|1|0.01": candidates(sums, True, ONE_RIDGE)[0.01]},
+        "sweep": {f"mean|1|{ridge:g}": found for ridge, found in candidates(sums, True, TWO_RIDGES).items()},
     }
 
 

@@ -1,0 +1,93 @@
+"""The study's shortcuts change no number, and its candidates are the package's own numbers."""
+
+from __future__ import annotations
+
+import candidate
+import numpy as np
+import pytest
+import report
+import sweep
+import torch
+from backbones import keep_top
+from data import pad, sequences
+from models import tiny_config
+from settings import Job
+from transformers import Gemma3TextConfig, Gemma3TextModel, LlamaModel
+
+from ntps_lightning.functional.moments import batch_moments
+from ntps_lightning.functional.score import score_details
+
+
+def gemma():
+    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "head_dim": 8}
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    return Gemma3TextModel(
+        Gemma3TextConfig(**sizes, num_key_value_heads=1, num_hidden_layers=3, layer_types=kinds, sliding_window=4)
+    )
+
+
+@pytest.mark.parametrize("make", [lambda: LlamaModel(tiny_config(num_hidden_layers=3)), gemma])
+@pytest.mark.parametrize("split", [0, 1, 2])
+def test_the_top_blocks_on_the_trunks_output_are_the_whole_model(make, split):
+    torch.manual_seed(0)
+    model = make().eval()
+    ids, mask = torch.randint(1, 50, (4, 9)), torch.ones(4, 9, dtype=torch.long)
+    mask[1, 5:] = 0
+    with torch.no_grad():
+        whole = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+        top = keep_top(model, split)(inputs_embeds=whole.hidden_states[split], attention_mask=mask, use_cache=False)
+    assert torch.equal(top.last_hidden_state[mask.bool()], whole.last_hidden_state[mask.bool()])
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_candidates_are_the_packages_numbers(rng, center):
+    samples, labels = sequences(rng, n=400, d=40, classes=3)
+    hidden, mask = pad(samples)
+    moments = batch_moments(hidden, torch.tensor(labels), mask)
+    found = sweep.candidates(moments, center, (0.0, 0.1), null_of_ortho=True)
+    for ridge, measures in found.items():
+        for family, orthonormal in (("ntps", False), ("ortho", True)):
+            for at, k in enumerate(sweep.k_values(3, 40)):
+                options = {"ridge": ridge, "center": center, "orthonormal": orthonormal}
+                details = score_details(moments, k=k, **options)
+                assert measures[family][at] == pytest.approx(details.score)
+                assert measures[f"{family}_null"][at] == pytest.approx(details.null)
+                assert measures["captured"][at] == pytest.approx(details.captured)
+
+
+def test_captured_without_noise_does_not_depend_on_the_number_of_samples():
+    """In-sample captured falls to its null with few samples; corrected, it stays near that of many."""
+    raw, corrected, few = {}, {}, 150
+    for n in (few, 6000):
+        draws = []
+        for seed in range(20 if n == few else 1):
+            rng = np.random.default_rng(1)
+            samples, labels = sequences(rng, n=6000, d=48, classes=2)
+            labels = np.where(rng.random(6000) < 0.7, rng.integers(2, size=6000), labels)
+            chosen = np.random.default_rng(seed).permutation(6000)[:n]
+            hidden, mask = pad([samples[i] for i in chosen])
+            moments = batch_moments(hidden, torch.tensor(labels[chosen]), mask)
+            measures = sweep.candidates(moments, True, (0.0,))[0.0]
+            draws.append([measures["captured"][4], measures["captured_dof"][4]])
+        raw[n], corrected[n] = np.mean(draws, 0)
+    assert abs(corrected[few] - corrected[6000]) < 0.5 * abs(raw[few] - raw[6000])
+
+
+def test_tracking_and_bootstrap():
+    run = {"stages": [{"x": x, "probe_r2": y} for x, y in ((1, 0.1), (2, 0.2), (4, 0.3), (3, 0.4))]}
+    assert candidate.tracking(run, lambda s: s["x"]) == pytest.approx(0.8)
+    mean, low, high = candidate.bootstrap({"a": [0.0, 1.0], "b": [1.0], "c": [0.0]})
+    assert mean == pytest.approx(0.5)
+    assert (low, high) == (0.0, 1.0)
+
+
+def test_early_stopping_restores_the_best_and_pays_for_the_wait():
+    values = [9, 1, 3, 2, 5, 4]  # the first is before training and never seen
+    stages = [{"epoch": e, "value": v, "test_accuracy": v / 10} for e, v in enumerate(values)]
+    assert report.stop({"stages": stages}, lambda s: s["value"], patience=1) == (0.3, 3)
+    assert report.stop({"stages": stages}, lambda s: s["value"], patience=2) == (0.5, 5)
+
+
+def test_names_say_what_is_unusual():
+    assert Job("smollm2", "bbc").name == "smollm2-bbc"
+    assert Job("smollm2", "bbc", seed=2, labelling="shuffled").name == "smollm2-bbc-seed=2-labelling=shuffled"
