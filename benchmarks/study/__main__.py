@@ -20,7 +20,8 @@ from rows import row
 from settings import jobs, scale
 
 HERE = Path(__file__).parent
-BUILD = HERE.parents[1] / "build" / "study"
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build" / "study"
 
 
 def bar(label):
@@ -76,6 +77,10 @@ def main():
             with file.open("a") as rows:
                 rows.write(json.dumps(found, separators=(",", ":")) + "\n")
             print(f"[{number}/{len(todo)}] {job.name}: row written", flush=True)
+    if args.smoke:
+        report.write(report.read(file), cache, cache)
+    else:
+        report.write(report.read(file), file.parent, ROOT / "docs" / "study", ROOT / "STUDY.md")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ class Candidate:
     k: str = "2%"  # one of KS, or "mean" over all k; no meaning for _log
     ridge: str = "0.01"
     center: bool = True
-    view: str = "mean"  # pooling, tokens, layer or number of samples
+    view: str = "mean"  # of the last layer; or pooling, tokens, another layer, number of samples
 
     def of(self, sweep: dict) -> float | None:
         """The number from one evaluation's (or layer's) sweep, ``None`` where it was not computed."""
-        measures = sweep.get(f"{self.view}|{self.center:d}|{self.ridge}", {})
+        measures = sweep.get(f"{self._view(sweep)}|{self.center:d}|{self.ridge}", {})
         base = self.family.removesuffix("_lift")
         if base not in measures:
             return None
@@ -33,6 +33,14 @@ class Candidate:
             null = measures[f"{base}_null"][at] * SHARES
             value = (value - null) / max(1 - null, 1e-9)
         return value
+
+    def _view(self, sweep: dict) -> str:
+        """ "block -1" is the input of the last block, whatever its number."""
+        if not self.view.startswith("block"):
+            return self.view
+        inputs = sorted({int(key.split("|")[0][5:]) for key in sweep if key.startswith("layer")})
+        back = int(self.view.split()[1])
+        return f"layer{inputs[back]}" if len(inputs) >= -back else ""
 
     def null(self, sweep: dict) -> float:
         """What shuffled labels would give at the same place."""

@@ -1,11 +1,14 @@
-"""The linear probe that the score is compared with: fitted on validation windows, measured on test windows."""
+"""Linear probes: one fitted on validation windows, which the score is compared with, and one on LoRA's own texts."""
 
 import warnings
 
 import numpy
+import torch
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from ntps_lightning.functional.moments import Moments, covariances
 
 
 def probe(train, train_labels, test, test_labels, num_classes: int) -> dict[str, float]:
@@ -27,3 +30,18 @@ def probe(train, train_labels, test, test_labels, num_classes: int) -> dict[str,
         "probe_mse": float(mse),
         "probe_r2": float(1 - mse / ((target - onehot[train_labels].mean(0)) ** 2).mean()),
     }
+
+
+def training_probe(moments: Moments, val, val_labels, test, test_labels) -> float:
+    """Test accuracy of a ridge probe fitted on the training windows, its penalty chosen on validation windows."""
+    cov = covariances(moments, center=True)
+    mean, share = (m / moments.num_samples for m in (moments.pooled_sum, moments.target_sum))
+
+    def hits(ridge, pooled, labels):
+        penalty = ridge * cov.perception.diagonal().mean()
+        weights = torch.linalg.solve(cov.perception + penalty * torch.eye(len(mean), dtype=mean.dtype), cov.cross)
+        predicted = (pooled.double() - mean) @ weights + share
+        return float((predicted.argmax(1) == torch.tensor(labels)).double().mean())
+
+    best = max((1e-3, 1e-2, 1e-1, 1.0, 10.0), key=lambda ridge: hits(ridge, val, val_labels))
+    return hits(best, test, test_labels)

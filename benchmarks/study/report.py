@@ -94,12 +94,12 @@ def axes(rows: list[dict], center: Candidate) -> dict[str, dict]:
         "ridge": [replace(center, ridge=r) for r in ("0", "0.01", "0.1", "1")],
         "centring": [replace(center, center=c) for c in (True, False)],
         "pooling and tokens": [replace(center, ridge="0.01", view=v) for v in ("mean", "last", "no_first")],
-        "final norm": [replace(center, ridge="0.01", view=v) for v in ("mean", "pre")],
+        "layer": [replace(center, ridge="0.01", view=v) for v in ("mean", "pre", "block -1", "block -2")],
         "samples": [replace(center, ridge="0.01", view=v) for v in (*sizes, "mean")],
     }
     found = {}
     for axis, candidates in varied.items():
-        few = axis in ("pooling and tokens", "final norm", "samples")
+        few = axis in ("pooling and tokens", "layer", "samples")
         found[axis] = {
             str(c): {
                 half: interval(usual(rows, data), follows(c, few))
@@ -119,25 +119,14 @@ def sample_views(rows: list[dict]) -> list[str]:
 # --- claims ----------------------------------------------------------------------------------------------------------
 
 
-def rise(run: dict, candidate: Candidate) -> dict:
-    """Before and after training, with the null of both."""
-    first, last = run["stages"][0]["sweep"], run["stages"][-1]["sweep"]
-    return {
-        "before": candidate.of(first),
-        "after": candidate.of(last),
-        "null_before": candidate.null(first),
-        "null_after": candidate.null(last),
-    }
-
-
 def best_test_accuracy(run: dict) -> float:
     """Test accuracy at the evaluation with the lowest validation loss, but for the first: its head is untrained."""
     return min(run["stages"][1:], key=lambda s: s["val_loss"])["test_accuracy"]
 
 
 def gain(run: dict) -> float:
-    """What LoRA adds to the linear probe of the base model, in test accuracy."""
-    return best_test_accuracy(run) - run["stages"][0]["probe_accuracy"]
+    """What LoRA adds, in test accuracy, to a linear probe of the base model that is fitted on the same texts."""
+    return best_test_accuracy(run) - run["stages"][0]["training_probe"]
 
 
 def across_data(rows: list[dict], model: str, read, target) -> dict:
@@ -281,42 +270,35 @@ def _protocol(run: dict) -> bool:
 def study(rows: list[dict]) -> dict:
     """Everything that is reported."""
     ranked = choice(rows)
-    best = next(iter(ranked.values()))["candidate"]
-    chosen = paper_choice(ranked)
-    captured = next(
-        e["candidate"] for e in ranked.values() if e["candidate"].family == "captured" and e["candidate"].k != "mean"
-    )
-    named = {"ntps as chosen": chosen, "ntps lift": replace(chosen, family="ntps_lift"), "captured as chosen": captured}
-    named |= {"captured, same k": replace(chosen, family="captured")} | {
-        "best candidate": best,
-        "before the study": PACKAGE,
-    }
+    captured = next(e["candidate"] for e in ranked.values() if e["candidate"].family == "captured")
+    named = {"ntps": paper_choice(ranked), "captured": captured}
+    named |= {"best of all": next(iter(ranked.values()))["candidate"], "ntps before the study": PACKAGE}
     return {
         "named": named,
+        "runs": {_name(r): summary(r, named["ntps"], captured) for r in rows},
         "choice": ranked,
-        "axes of ntps": axes(rows, chosen),
-        "axes of captured": axes(rows, captured),
+        "axes": {name: axes(rows, named[name]) for name in ("ntps", "captured")},
         "claims": claims(rows, named),
         "stopping": {p: stopping(rows, list(dict.fromkeys(named.values())), p) for p in (1, 2)},
-        "rise": {
-            _name(r): {
-                name: rise(r, c) for name, c in named.items() if not c.family.endswith(("_log", "_lift", "_dof"))
-            }
-            for r in rows
-        },
-        "accuracy": {_name(r): _accuracies(r) for r in rows},
     }
 
 
-def _accuracies(run: dict) -> dict:
+def summary(run: dict, chosen: Candidate, captured: Candidate) -> dict:
+    """What a run did to accuracy and scores."""
     first, last = run["stages"][0], run["stages"][-1]
     return {
         "majority": run["majority"],
-        "probe before": first["probe_accuracy"],
-        "probe after": last["probe_accuracy"],
-        "lora": best_test_accuracy(run),
+        "probe": first["training_probe"],
+        "LoRA": best_test_accuracy(run),
         "gain": gain(run),
-        "samples per dimension": run["scale"]["val"] / run["hidden_size"],
+        "ntps before": chosen.of(first["sweep"]),
+        "after": chosen.of(last["sweep"]),
+        "null before": chosen.null(first["sweep"]),
+        "null after": chosen.null(last["sweep"]),
+        "captured before": captured.of(first["sweep"]),
+        "captured after": captured.of(last["sweep"]),
+        "R² before": first["probe_r2"],
+        "R² after": last["probe_r2"],
     }
 
 
@@ -327,34 +309,37 @@ def _name(run: dict) -> str:
     return ", ".join([job["model"], job["data"], *extra])
 
 
-def write(rows: list[dict], folder: Path, pictures: Path) -> None:
-    """results.json and tables.md into ``folder``, figures into ``pictures``."""
+def write(rows: list[dict], folder: Path, pictures: Path, document: Path | None = None) -> None:
+    """results.json and tables.md into ``folder``, figures into ``pictures``, tables between ``document``'s marks."""
     found = study(rows)
     named, runs = found["named"], usual(rows)
     folder.mkdir(parents=True, exist_ok=True)
     pictures.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(found, default=str, indent=1) + "\n")
     chapters = {
-        "Accuracy": tables.accuracy(found["accuracy"]),
-        "Choice": tables.choice(found["choice"], named),
-        "Axes around the chosen ntps": tables.axes(found["axes of ntps"]),
-        "Axes around the chosen captured": tables.axes(found["axes of captured"]),
-        "Claims": tables.claims(found["claims"]),
-        **{
-            f"{name} before and after": tables.rise(found["rise"], name)
-            for name in ("ntps as chosen", "captured as chosen")
-        },
-        **{f"Early stopping, patience {p}": tables.stopping(s) for p, s in found["stopping"].items()},
+        "runs": tables.runs(found["runs"]),
+        "choice": tables.choice(found["choice"], named),
+        "axes of ntps": tables.axes(found["axes"]["ntps"]),
+        "axes of captured": tables.axes(found["axes"]["captured"]),
+        "claims": tables.claims(found["claims"]),
+        **{f"stopping, patience {p}": tables.stopping(s) for p, s in found["stopping"].items()},
     }
     (folder / "tables.md").write_text("\n\n".join(f"## {title}\n\n{text}" for title, text in chapters.items()) + "\n")
-    chosen, captured = named["ntps as chosen"], named["captured as chosen"]
+    if document:
+        document.write_text(tables.fill(document.read_text(), chapters))
+    chosen, captured = named["ntps"], named["captured"]
+    both = {"ntps": chosen, "captured": captured}
     figures.training(runs, chosen, captured, pictures / "training.png")
     figures.choice(found["choice"], pictures / "choice.png")
-    figures.layers(runs, chosen, captured, pictures / "layers.png")
-    figures.gains(runs, {n: named[n] for n in ("ntps as chosen", "captured as chosen")}, gain, pictures / "gain.png")
-    both = {"ntps": chosen, "captured": captured}
+    figures.layers(runs, *(_on_layers(c) for c in (chosen, captured)), pictures / "layers.png")
+    figures.gains(runs, both, gain, pictures / "gain.png")
     figures.controls({_name(r): r for r in rows if _is_control(r)}, both, pictures / "controls.png")
     figures.stopping(found["stopping"][1], pictures / "stopping.png")
+
+
+def _on_layers(candidate: Candidate) -> Candidate:
+    """The candidate at a setting that was swept for every layer."""
+    return replace(candidate, center=True, ridge=candidate.ridge if candidate.ridge in ("0.01", "0.1") else "0.01")
 
 
 def _is_control(run: dict) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from probe import probe
+from probe import probe, training_probe
 from settings import Job, Scale
 from sweep import baselines, candidates
 
@@ -40,6 +40,7 @@ def _layer(sums, layer, pooled, labels, num_classes) -> dict:
 
 
 def _stage(stage: dict, labels: dict, num_classes: int) -> dict:
+    pooled, extra = stage["pooled"], {}
     validation = [sums for split, sums in stage["parts"] if split == "val"]
     first, second, *_ = validation
     whole = sum(validation[1:], start=first)
@@ -59,9 +60,13 @@ def _stage(stage: dict, labels: dict, num_classes: int) -> dict:
     if stage["step"] == 0:
         everything = sum((sums for split, sums in stage["parts"] if split != "val"), start=whole)
         views[f"n{int(everything.num_samples)}", True] = (everything, ONE_RIDGE)
+        (training,) = (sums for split, sums in stage["parts"] if split == "train")
+        extra["training_probe"] = training_probe(
+            training, *(x for s in ("val", "test") for x in (pooled[s][-1], labels[s]))
+        )
     kept = ("step", "epoch", "seconds", "train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
-    pooled = stage["pooled"]
     return {
+        **extra,
         **{key: stage[key] for key in kept},
         **probe(pooled["val"][-1], labels["val"], pooled["test"][-1], labels["test"], num_classes),
         **baselines(whole),

@@ -1,15 +1,22 @@
-"""The tables of STUDY.md, in Markdown."""
+"""The tables of STUDY.md and of results/tables.md, in Markdown."""
 
 
 def table(header: list[str], rows: list[list]) -> str:
-    """A Markdown table; floats with three decimals."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(f"{c:.3f}" if isinstance(c, float) else str(c) for c in r) + " |" for r in lines)
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(map(_cell, r)) + " |" for r in [header, ["---"] * len(header), *rows])
 
 
-def with_interval(found: dict) -> str:
-    """Mean and its interval over data sets."""
-    return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" if found else "-"
+def _cell(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
+    return str(value)
+
+
+def with_interval(found: dict, digits: int = 2) -> str:
+    """Mean and its 95% interval over data sets."""
+    if not found:
+        return "-"
+    return "{:.{n}f} [{:.{n}f}, {:.{n}f}]".format(found["mean"], found["low"], found["high"], n=digits)
 
 
 def verdict(found: dict) -> str:
@@ -19,10 +26,9 @@ def verdict(found: dict) -> str:
     return "yes" if found["low"] > 0 else "no" if found["high"] < 0 else "unclear"
 
 
-def accuracy(found: dict) -> str:
-    """Accuracy per run."""
-    rows = [[name, *values.values()] for name, values in found.items()]
-    return table(["run", *next(iter(found.values()))], rows)
+def runs(found: dict) -> str:
+    """Accuracies and scores of every run, before and after."""
+    return table(["run", *next(iter(found.values()))], [[name, *values.values()] for name, values in found.items()])
 
 
 def choice(ranked: dict, named: dict) -> str:
@@ -49,20 +55,11 @@ def axes(found: dict) -> str:
 
 
 def claims(found: dict) -> str:
-    """Every claim, one row per number."""
-    rows = [
-        [claim, name, with_interval(value), verdict(value)]
-        for claim, numbers in found.items()
-        for name, value in numbers.items()
-    ]
-    return table(["rank correlation", "number", "figure", "above zero?"], rows)
-
-
-def rise(found: dict, name: str) -> str:
-    """Before and after of one number in every run."""
+    """A row per question, a column per number."""
+    names = list(next(iter(found.values())))
     return table(
-        ["run", "before", "after", "null before", "null after"],
-        [[run, *values[name].values()] for run, values in found.items()],
+        ["rank correlation", *names],
+        [[claim, *(with_interval(numbers[name]) for name in names)] for claim, numbers in found.items()],
     )
 
 
@@ -71,7 +68,21 @@ def stopping(found: dict) -> str:
     return table(
         ["monitor", "test accuracy", "minus validation loss's", "epochs"],
         [
-            [name, *(f"{v['mean']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for v in values.values())]
-            for name, values in found.items()
+            [
+                name,
+                with_interval(v["test accuracy"], 3),
+                with_interval(v["against validation loss"], 3),
+                with_interval(v["epochs"]),
+            ]
+            for name, v in found.items()
         ],
     )
+
+
+def fill(text: str, chapters: dict[str, str]) -> str:
+    """``text`` with the table of each chapter between ``<!-- chapter -->`` and ``<!-- end -->``."""
+    for title, content in chapters.items():
+        head, mark, rest = text.partition(f"<!-- {title} -->")
+        if mark:
+            text = f"{head}{mark}\n\n{content}\n\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+    return text
