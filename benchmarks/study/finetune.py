@@ -16,7 +16,7 @@ from collect import (
     masked_mean,
 )
 from peft import LoraConfig, get_peft_model
-from settings import Job, Scale
+from settings import VIEWED, Job, Scale
 from texts import SPLITS
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -74,8 +74,9 @@ def finetune(job: Job, scale: Scale, trunk: dict, progress) -> list[dict]:
     stages, losses, queue, started = [], [], [], time.perf_counter()
     for step in progress(range(due[-1] + 1), job.name):
         if step in due:
-            stage = evaluate(model, states, labels, scale, texts.num_classes, first=step == 0)
-            stage |= {"step": step, "epoch": scale.evaluations[due.index(step)]}
+            epoch = scale.evaluations[due.index(step)]
+            stage = evaluate(model, states, labels, scale, texts.num_classes, epoch)
+            stage |= {"step": step, "epoch": epoch}
             stage |= {"train_loss": sum(losses) / len(losses) if losses else None}
             stages.append(stage | {"seconds": time.perf_counter() - started})
             losses = []
@@ -96,14 +97,14 @@ def finetune(job: Job, scale: Scale, trunk: dict, progress) -> list[dict]:
 
 
 @torch.no_grad()
-def evaluate(model, states, labels, scale: Scale, num_classes: int, first: bool) -> dict:
+def evaluate(model, states, labels, scale: Scale, num_classes: int, epoch: float) -> dict:
     """Losses and accuracies; moments of validation windows, in parts for the last layer; pooled states."""
     model.eval()
     stage: dict = {"moments": {}, "parts": [], "pooled": {"val": {}, "test": {}}}
     bounds = [0, *torch.tensor(scale.val_parts).cumsum(0).tolist()]
     groups = [("val", range(a, b)) for a, b in pairwise(bounds)]
     groups += [("test", range(len(labels["test"])))]
-    groups += [("train", range(len(labels["train"])))] if first else []
+    groups += [("train", range(len(labels["train"])))] if epoch == 0 else []
     hits = {split: [0.0, 0.0, 0] for split in SPLITS}
     for split, indices in groups:
         part = None
@@ -119,13 +120,13 @@ def evaluate(model, states, labels, scale: Scale, num_classes: int, first: bool)
             targets = encode_targets(target, num_classes)
             layers.pop(min(k for k in layers if isinstance(k, int) and k >= 0))  # the trunk's own output never changes
             part = part or empty_moments(layers[-1].shape[-1], num_classes)
-            if split == "val" or first:
+            if split == "val" or epoch == 0:
                 accumulate_(part, layers[-1], targets, mask)
             if split != "train":
                 for layer in (-1, "pre"):
                     store = stage["pooled"][split].setdefault(layer, torch.zeros(len(labels[split]), trunk.shape[-1]))
                     store[batch] = masked_mean(layers[layer], mask).cpu()
-            if split == "val":
+            if split == "val" and epoch in VIEWED:
                 _variants(stage["moments"], layers, targets, mask, num_classes)
         stage["parts"].append((split, part))
     for split, (loss, hit, count) in hits.items():
@@ -139,7 +140,7 @@ def _variants(moments: dict, layers: dict, targets, mask, num_classes: int) -> N
     last = layers[-1]
     end = mask.sum(1) - 1
     views = {layer: (hidden, mask) for layer, hidden in layers.items() if layer != -1}
-    views["last"] = (last[torch.arange(len(end)), end].unsqueeze(1), mask[:, :1])
+    views["last"] = (last[torch.arange(len(end), device=end.device), end].unsqueeze(1), mask[:, :1])
     views["no_first"] = (last[:, 1:], mask[:, 1:])
     for name, (hidden, valid) in views.items():
         sums = moments.setdefault(name, empty_moments(hidden.shape[-1], num_classes))

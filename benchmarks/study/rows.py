@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from probe import probe, training_probe
-from settings import Job, Scale
+from settings import VIEWED, Job, Scale
 from sweep import baselines, candidates
 
 ONE_RIDGE = (1e-2,)
@@ -48,7 +48,7 @@ def _stage(stage: dict, labels: dict, num_classes: int) -> dict:
         ("mean", True): (whole, (0.0, 1e-2, 1e-1, 1.0)),
         ("mean", False): (whole, TWO_RIDGES),
     }
-    if stage["epoch"] == int(stage["epoch"]) and stage["epoch"] != 3:
+    if stage["epoch"] in VIEWED:
         views |= {
             ("no_first", True): (stage["moments"]["no_first"], ONE_RIDGE),
             ("last", True): (_last_token(stage, whole), ONE_RIDGE),

@@ -44,6 +44,8 @@ class Scale:
     lora_rank: int = 32
 
 
+# Epochs at which the other views (layers, pooling, fewer samples) are measured, beside the last layer's states.
+VIEWED = (0, 1, 2, 4, 6)
 MODELS = ("smollm2", "gemma3")
 FULL = Scale()
 SMOKE = Scale(train=64, val=96, test=64, evaluations=(0, 1, 2), val_parts=(32, 32, 32))
