@@ -7,6 +7,7 @@ from backbones import backbone, tokenizer
 from settings import Job, Scale
 from texts import SPLITS, Windows, windows
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ntps_lightning.functional.moments import Moments, accumulate_, encode_targets, moment_shapes
 
@@ -23,6 +24,11 @@ class Ragged:
 
     def __post_init__(self):
         self.offsets = [0, *torch.tensor(self.lengths).cumsum(0).tolist()]
+
+    def store(self, indices: list[int], states: Tensor) -> None:
+        """Keep the valid states of a padded batch."""
+        for row, i in enumerate(indices):
+            self.flat[self.offsets[i] : self.offsets[i + 1]] = states[row, : self.lengths[i]].cpu()
 
     def batch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Padded states ``(N, T, d)`` and their mask ``(N, T)``."""
@@ -45,6 +51,11 @@ def empty_moments(d: int, num_classes: int) -> Moments:
     """Sums of nothing."""
     shapes = moment_shapes(d, num_classes)
     return Moments(**{k: torch.zeros(s, dtype=torch.float64, device=DEVICE) for k, s in shapes.items()})
+
+
+def on_cpu(moments: Moments) -> Moments:
+    """The same sums, for keeping."""
+    return Moments(**{name: value.cpu() for name, value in vars(moments).items()})
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -83,26 +94,28 @@ def collect(job: Job, scale: Scale, progress) -> dict:
     pooled: dict[str, dict[int | str, Tensor]] = {"val": {}, "test": {}}
     trunk = {}
     for split in SPLITS:
-        ids, labels = texts.ids[split], torch.tensor(texts.labels[split])
-        ragged = Ragged(torch.zeros(sum(map(len, ids)), model.config.hidden_size), [len(w) for w in ids])
-        for batch in progress(by_length(ragged.lengths, range(len(ids))), f"{job.name} states {split}"):
-            mask = torch.zeros(len(batch), max(ragged.lengths[i] for i in batch), dtype=torch.long)
-            tokens = torch.zeros_like(mask)
-            for row, i in enumerate(batch):
-                mask[row, : len(ids[i])] = 1
-                tokens[row, : len(ids[i])] = torch.tensor(ids[i])
-            mask = mask.to(DEVICE)
-            states = hidden_states(model, before_norm, input_ids=tokens.to(DEVICE), attention_mask=mask)
-            for row, i in enumerate(batch):
-                ragged.flat[ragged.offsets[i] : ragged.offsets[i + 1]] = states[split_at][row, : len(ids[i])].cpu()
+        chosen, labels = texts.ids[split], torch.tensor(texts.labels[split])
+        ragged = Ragged(torch.zeros(sum(map(len, chosen)), model.config.hidden_size), [len(w) for w in chosen])
+        for batch in progress(by_length(ragged.lengths, range(len(chosen))), f"{job.name} states {split}"):
+            ids, mask = _padded([chosen[i] for i in batch])
+            states = hidden_states(model, before_norm, input_ids=ids, attention_mask=mask)
+            ragged.store(batch, states[split_at])
             if split == "train":
                 continue
+            targets = encode_targets(labels[batch].to(DEVICE), texts.num_classes)
             for layer, hidden in states.items():
-                store = pooled[split].setdefault(layer, torch.zeros(len(ids), hidden.shape[-1]))
-                store[batch] = masked_mean(hidden, mask).cpu()
+                kept = pooled[split].setdefault(layer, torch.zeros(len(labels), hidden.shape[-1]))
+                kept[batch] = masked_mean(hidden, mask).cpu()
                 if split == "val":
                     sums = moments.setdefault(layer, empty_moments(hidden.shape[-1], texts.num_classes))
-                    targets = encode_targets(labels[batch].to(DEVICE), texts.num_classes)
                     accumulate_(sums, hidden, targets, mask)
         trunk[split] = (ragged.flat, ragged.lengths)
+    moments = {layer: on_cpu(sums) for layer, sums in moments.items()}
     return {"moments": moments, "pooled": pooled, "trunk": trunk, "split_at": split_at}
+
+
+def _padded(windows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Ids and mask, both ``(N, T)``, padded on the right."""
+    ids = pad_sequence([torch.tensor(window) for window in windows], batch_first=True)
+    mask = pad_sequence([torch.ones(len(window), dtype=torch.long) for window in windows], batch_first=True)
+    return ids.to(DEVICE), mask.to(DEVICE)

@@ -14,6 +14,7 @@ from collect import (
     hidden_states,
     listen_before_norm,
     masked_mean,
+    on_cpu,
 )
 from peft import LoraConfig, get_peft_model
 from settings import VIEWED, Job, Scale
@@ -64,36 +65,49 @@ def finetune(job: Job, scale: Scale, trunk: dict, progress) -> list[dict]:
     states = {split: Ragged(*trunk[split]) for split in SPLITS}
     labels = {split: torch.tensor(texts.labels[split], device=DEVICE) for split in SPLITS}
     model = Classifier(job, scale, texts.num_classes).to(DEVICE)
+    steps_per_epoch = -(-scale.train // scale.batch_size)
+    due = {round(epoch * steps_per_epoch): epoch for epoch in scale.evaluations}
+    last = max(due)
+    train = _training(model, job, warmup=max(1, round(0.05 * last)))
+    batches = _batches(scale, job.seed)
+    stages, losses, started = [], [], time.perf_counter()
+    for step in progress(range(last + 1), job.name):
+        if step in due:
+            stage = evaluate(model, states, labels, scale, texts.num_classes, due[step])
+            stage |= {"step": step, "epoch": due[step], "seconds": time.perf_counter() - started}
+            stages.append(stage | {"train_loss": sum(losses) / len(losses) if losses else None})
+            losses = []
+        if step < last:
+            batch = next(batches)
+            losses.append(train(*states["train"].batch(batch), labels["train"][batch]))
+    return stages
+
+
+def _batches(scale: Scale, seed: int):
+    """Indices of training windows, shuffled anew every epoch."""
+    order = torch.Generator().manual_seed(seed)
+    while True:
+        for batch in reversed(torch.randperm(scale.train, generator=order).split(scale.batch_size)):
+            yield batch.tolist()
+
+
+def _training(model: Classifier, job: Job, warmup: int):
+    """A function that makes one step of AdamW on a batch and returns its loss."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=job.learning_rate, weight_decay=1e-5)
-    steps_per_epoch = -(-scale.train // scale.batch_size)
-    due = [round(e * steps_per_epoch) for e in scale.evaluations]
-    warmup = max(1, round(0.05 * due[-1]))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
-    order = torch.Generator().manual_seed(job.seed)
-    stages, losses, queue, started = [], [], [], time.perf_counter()
-    for step in progress(range(due[-1] + 1), job.name):
-        if step in due:
-            epoch = scale.evaluations[due.index(step)]
-            stage = evaluate(model, states, labels, scale, texts.num_classes, epoch)
-            stage |= {"step": step, "epoch": epoch}
-            stage |= {"train_loss": sum(losses) / len(losses) if losses else None}
-            stages.append(stage | {"seconds": time.perf_counter() - started})
-            losses = []
-        if step == due[-1]:
-            break
-        if not queue:
-            queue = list(torch.randperm(scale.train, generator=order).split(scale.batch_size))
-        batch = queue.pop().tolist()
+
+    def train(trunk, mask, target) -> float:
         model.train()
-        loss = cross_entropy(model(*states["train"].batch(batch)), labels["train"][batch])
+        loss = cross_entropy(model(trunk, mask), target)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        losses.append(loss.item())
-    return stages
+        return loss.item()
+
+    return train
 
 
 @torch.no_grad()
@@ -101,45 +115,43 @@ def evaluate(model, states, labels, scale: Scale, num_classes: int, epoch: float
     """Losses and accuracies; moments of validation windows, in parts for the last layer; pooled states."""
     model.eval()
     stage: dict = {"moments": {}, "parts": [], "pooled": {"val": {}, "test": {}}}
-    bounds = [0, *torch.tensor(scale.val_parts).cumsum(0).tolist()]
-    groups = [("val", range(a, b)) for a, b in pairwise(bounds)]
-    groups += [("test", range(len(labels["test"])))]
-    groups += [("train", range(len(labels["train"])))] if epoch == 0 else []
-    hits = {split: [0.0, 0.0, 0] for split in SPLITS}
-    for split, indices in groups:
-        part = None
+    logits = {split: torch.zeros(len(y), num_classes) for split, y in labels.items()}
+    for split, indices in _groups(scale, labels, epoch):
+        part = empty_moments(model.head.in_features, num_classes)
         for batch in by_length(states[split].lengths, indices):
             trunk, mask = states[split].batch(batch)
             layers = model.layers(trunk, mask)
-            target = labels[split][batch]
-            logits = model.head(masked_mean(layers[-1], mask))
-            total = hits[split]
-            total[0] += float(cross_entropy(logits, target, reduction="sum"))
-            total[1] += int((logits.argmax(1) == target).sum())
-            total[2] += len(batch)
-            targets = encode_targets(target, num_classes)
-            layers.pop(min(k for k in layers if isinstance(k, int) and k >= 0))  # the trunk's own output never changes
-            part = part or empty_moments(layers[-1].shape[-1], num_classes)
+            logits[split][batch] = model.head(masked_mean(layers[-1], mask)).cpu()
+            targets = encode_targets(labels[split][batch], num_classes)
             if split == "val" or epoch == 0:
                 accumulate_(part, layers[-1], targets, mask)
+            if split == "val" and epoch in VIEWED:
+                _views(stage["moments"], layers, targets, mask, num_classes)
             if split != "train":
                 for layer in (-1, "pre"):
                     store = stage["pooled"][split].setdefault(layer, torch.zeros(len(labels[split]), trunk.shape[-1]))
                     store[batch] = masked_mean(layers[layer], mask).cpu()
-            if split == "val" and epoch in VIEWED:
-                _variants(stage["moments"], layers, targets, mask, num_classes)
-        stage["parts"].append((split, part))
-    for split, (loss, hit, count) in hits.items():
-        if count:
-            stage[f"{split}_loss"], stage[f"{split}_accuracy"] = loss / count, hit / count
+        stage["parts"].append((split, on_cpu(part)))
+    stage["moments"] = {view: on_cpu(sums) for view, sums in stage["moments"].items()}
+    for split in ("val", "test"):
+        truth = labels[split].cpu()
+        stage[f"{split}_loss"] = float(cross_entropy(logits[split], truth))
+        stage[f"{split}_accuracy"] = float((logits[split].argmax(1) == truth).double().mean())
     return stage
 
 
-def _variants(moments: dict, layers: dict, targets, mask, num_classes: int) -> None:
-    """Every other layer as it is; of the last one also its last token alone, and all but its first token."""
-    last = layers[-1]
-    end = mask.sum(1) - 1
-    views = {layer: (hidden, mask) for layer, hidden in layers.items() if layer != -1}
+def _groups(scale: Scale, labels: dict, epoch: float) -> list[tuple[str, range]]:
+    """Validation windows in their parts, test windows, and before training those that will be trained on."""
+    bounds = [0, *torch.tensor(scale.val_parts).cumsum(0).tolist()]
+    groups = [("val", range(a, b)) for a, b in pairwise(bounds)] + [("test", range(len(labels["test"])))]
+    return groups + ([("train", range(len(labels["train"])))] if epoch == 0 else [])
+
+
+def _views(moments: dict, layers: dict, targets, mask, num_classes: int) -> None:
+    """Every other trained layer as it is; of the last one also its last token alone, and all but its first token."""
+    last, end = layers[-1], mask.sum(1) - 1
+    frozen = min(layer for layer in layers if isinstance(layer, int) and layer >= 0)
+    views = {layer: (hidden, mask) for layer, hidden in layers.items() if layer not in (-1, frozen)}
     views["last"] = (last[torch.arange(len(end), device=end.device), end].unsqueeze(1), mask[:, :1])
     views["no_first"] = (last[:, 1:], mask[:, 1:])
     for name, (hidden, valid) in views.items():

@@ -129,13 +129,29 @@ def gain(run: dict) -> float:
     return best_test_accuracy(run) - run["stages"][0]["training_probe"]
 
 
-def across_data(rows: list[dict], model: str, read, target) -> dict:
-    """Rank correlation over data sets within a model, with a bootstrap interval over data sets."""
-    runs = [r for r in usual(rows) if r["job"]["model"] == model]
-    a, b = numpy.array([read(r) for r in runs]), numpy.array([target(r) for r in runs])
-    draws = numpy.random.default_rng(0).integers(0, len(runs), (2000, len(runs)))
-    low, high = numpy.quantile([spearman(a[i], b[i]) for i in draws], (0.025, 0.975))
-    return {"mean": spearman(a, b), "low": float(low), "high": float(high), "data_sets": len(runs)}
+def across_data(runs: list[dict], read, target) -> dict:
+    """Rank correlation over runs, with a bootstrap interval over data sets."""
+    data = list(dict.fromkeys(r["job"]["data"] for r in runs))
+    pairs = {d: [(read(r), target(r)) for r in runs if r["job"]["data"] == d] for d in data}
+    draws = numpy.random.default_rng(0).choice(data, (2000, len(data)))
+    found = [spearman(*zip(*(pair for d in draw for pair in pairs[d]), strict=True)) for draw in (data, *draws)]
+    low, high = map(float, numpy.quantile(found[1:], (0.025, 0.975)))
+    return {"mean": found[0], "low": low, "high": high, "data_sets": len(data)}
+
+
+def rises(rows: list[dict], named: dict[str, Candidate]) -> dict:
+    """Does a number rise under LoRA, and more than its null, over all data sets?"""
+    asked = {
+        "share of runs where it rises": lambda c: lambda run: float(_change(reader(c), run) > 0),
+        "mean rise": lambda c: lambda run: _change(reader(c), run),
+        "mean rise minus its null's": lambda c: (
+            lambda run: _change(reader(c), run) - c.null(run["stages"][-1]["sweep"]) + c.null(run["stages"][0]["sweep"])
+        ),
+    }
+    return {
+        claim: {name: interval(usual(rows), measure(c)) for name, c in named.items()}
+        for claim, measure in asked.items()
+    }
 
 
 def stop(run: dict, read, patience: int = 1) -> tuple[float, float]:
@@ -223,18 +239,30 @@ def questions(rows: list[dict]) -> dict:
         ),
         "over layers, with probe accuracy": lambda read: interval(reporting, lambda r: _layers(r, read)),
     }
+    asked["over runs, change with change of the probe's held-out R²"] = lambda read: across_data(
+        usual(rows), partial(_change, read), partial(_change, _probe_r2)
+    )
     for model in dict.fromkeys(r["job"]["model"] for r in usual(rows)):
+        runs = [r for r in usual(rows) if r["job"]["model"] == model]
         for what, target in (("probe accuracy", _probe_before), ("LoRA's gain", gain)):
-            asked[f"over data sets before training, with {what}, {model}"] = partial(_across, rows, model, target)
+            asked[f"over data sets before training, with {what}, {model}"] = partial(_across, runs, target)
     return asked
+
+
+def _change(read, run: dict) -> float:
+    return read(run["stages"][-1]) - read(run["stages"][0])
+
+
+def _probe_r2(stage: dict) -> float:
+    return stage["probe_r2"]
 
 
 def _probe_before(run: dict) -> float:
     return run["stages"][0]["probe_accuracy"]
 
 
-def _across(rows, model, target, read) -> dict:
-    return across_data(rows, model, lambda run: read(run["stages"][0]), target)
+def _across(runs, target, read) -> dict:
+    return across_data(runs, lambda run: read(run["stages"][0]), target)
 
 
 def _layers(run: dict, read) -> float | None:
@@ -279,6 +307,7 @@ def study(rows: list[dict]) -> dict:
         "choice": ranked,
         "axes": {name: axes(rows, named[name]) for name in ("ntps", "captured")},
         "claims": claims(rows, named),
+        "rises": rises(rows, {"ntps": named["ntps"], "captured": captured}),
         "stopping": {p: stopping(rows, list(dict.fromkeys(named.values())), p) for p in (1, 2)},
     }
 
@@ -322,6 +351,7 @@ def write(rows: list[dict], folder: Path, pictures: Path, document: Path | None 
         "axes of ntps": tables.axes(found["axes"]["ntps"]),
         "axes of captured": tables.axes(found["axes"]["captured"]),
         "claims": tables.claims(found["claims"]),
+        "rises": tables.claims(found["rises"], "over all data sets", 3),
         **{f"stopping, patience {p}": tables.stopping(s) for p, s in found["stopping"].items()},
     }
     (folder / "tables.md").write_text("\n\n".join(f"## {title}\n\n{text}" for title, text in chapters.items()) + "\n")

@@ -54,12 +54,12 @@ def axes(found: dict) -> str:
     return table(["axis", "candidate", "choosing half", "reporting half"], rows)
 
 
-def claims(found: dict) -> str:
+def claims(found: dict, title: str = "rank correlation", digits: int = 2) -> str:
     """A row per question, a column per number."""
     names = list(next(iter(found.values())))
     return table(
-        ["rank correlation", *names],
-        [[claim, *(with_interval(numbers[name]) for name in names)] for claim, numbers in found.items()],
+        [title, *names],
+        [[claim, *(with_interval(numbers[name], digits) for name in names)] for claim, numbers in found.items()],
     )
 
 
