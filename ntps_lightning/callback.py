@@ -47,7 +47,7 @@ class NTPSCallback(Callback):
         attention_mask: where a batch holds its ``(N, T)`` padding mask; by default the one the model is called with.
         model: the language model, or its name in the module, where it cannot be found.
         k: number of autoregressive directions: a count in [1, d], or a fraction of d in (0, 1]. By default the number
-            of classes or 2% of d, whichever is more.
+            of classes or 1% of d, whichever is more.
         ridge: added to the perception covariance B, relative to tr(B)/d.
         center: measure hidden states and targets from their means.
         orthonormal: compare the subspaces alone, with an orthonormal basis of the perception subspace.
@@ -85,7 +85,7 @@ class NTPSCallback(Callback):
         attention_mask: BatchItem | None = None,
         model: nn.Module | str | None = None,
         k: int | float | None = None,
-        ridge: float = 1e-2,
+        ridge: float = 0.1,
         center: bool = True,
         orthonormal: bool = False,
         baseline: bool = True,

@@ -38,7 +38,7 @@ class Recording(LoraModule):
     def score(self, epoch, layer=-1, k=3, **options):
         states, labels = zip(*self.epochs[epoch], strict=True)
         targets = oracle.one_hot(labels, CLASSES)
-        return oracle.ntps([s[layer] for s in states], targets, k, CLASSES - 1, ridge=1e-2, **options)
+        return oracle.ntps([s[layer] for s in states], targets, k, CLASSES - 1, ridge=0.1, **options)
 
 
 class Seen(Callback):

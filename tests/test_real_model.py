@@ -42,7 +42,7 @@ def test_metric_equals_the_oracle_on_real_text():
     for layer, metric in metrics.items():
         actual = metric.details()
         for k in (1, 12, 60, 288):
-            expected = oracle.ntps(samples[layer], oracle.one_hot(labels, 5), k, rank=4, ridge=1e-2)
+            expected = oracle.ntps(samples[layer], oracle.one_hot(labels, 5), k, rank=4, ridge=0.1)
             assert float(actual.curve[k - 1]) == pytest.approx(expected, rel=1e-6), (layer, k)
-            expected = oracle.captured(samples[layer], oracle.one_hot(labels, 5), k, rank=4, ridge=1e-2)
+            expected = oracle.captured(samples[layer], oracle.one_hot(labels, 5), k, rank=4, ridge=0.1)
             assert float(actual.captured_curve[k - 1]) == pytest.approx(expected, rel=1e-6), (layer, k)

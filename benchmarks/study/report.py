@@ -15,7 +15,7 @@ from texts import READERS
 
 # Settings were chosen on the first five data sets; what is reported is measured on the other five.
 CHOOSE, REPORT = list(READERS)[:5], list(READERS)[5:]
-PACKAGE = Candidate()  # the defaults before the study
+BEFORE = Candidate("ntps", k="2%", ridge="0.01")  # the package's defaults
 LOG_FAMILIES = ("ntps_log", "ortho_log", "captured_log")
 K_FAMILIES = ("ntps", "ntps_lift", "ortho", "ortho_lift", "captured", "captured_lift", "captured_dof")
 
@@ -203,17 +203,19 @@ def baselines(k: str) -> dict:
 # --- what is written -------------------------------------------------------------------------------------------------
 
 
-def paper_choice(ranked: dict) -> Candidate:
-    """The settings of `ntps` itself: the best of the paper's score on the choosing half, at one k.
+def chosen_setting(ranked: dict) -> Candidate:
+    """The setting of ntps and captured: at one k, ridge and origin, the best mean of the two on the choosing half.
 
-    Among those within .02 of the best, the one nearest to the package's defaults from before the study.
+    Centred moments alone: uncentred scores change when the hidden space is shifted, which no probe notices.
 
     """
-    mine = [e for e in ranked.values() if e["candidate"].family in ("ntps", "ortho") and e["candidate"].k != "mean"]
-    close = [e["candidate"] for e in mine if e["choose"]["mean"] >= mine[0]["choose"]["mean"] - 0.02]
-    return min(
-        close, key=lambda c: sum(getattr(c, f) != getattr(PACKAGE, f) for f in ("family", "k", "ridge", "center"))
-    )
+
+    def worth(candidate: Candidate) -> float:
+        both = (candidate, replace(candidate, family="captured"))
+        return sum(ranked[str(c)]["choose"]["mean"] for c in both) / 2
+
+    candidates = [e["candidate"] for e in ranked.values()]
+    return max((c for c in candidates if c.family == "ntps" and c.center and c.k in KS), key=worth)
 
 
 def claims(rows: list[dict], named: dict[str, Candidate]) -> dict:
@@ -298,16 +300,17 @@ def _protocol(run: dict) -> bool:
 def study(rows: list[dict]) -> dict:
     """Everything that is reported."""
     ranked = choice(rows)
-    captured = next(e["candidate"] for e in ranked.values() if e["candidate"].family == "captured")
-    named = {"ntps": paper_choice(ranked), "captured": captured}
-    named |= {"best of all": next(iter(ranked.values()))["candidate"], "ntps before the study": PACKAGE}
+    chosen = chosen_setting(ranked)
+    captured = replace(chosen, family="captured")
+    named = {"ntps": chosen, "ntps, lift": replace(chosen, family="ntps_lift"), "captured": captured}
+    named |= {"best of all": next(iter(ranked.values()))["candidate"], "ntps before the study": BEFORE}
     return {
         "named": named,
-        "runs": {_name(r): summary(r, named["ntps"], captured) for r in rows},
+        "runs": {_name(r): summary(r, chosen, captured) for r in rows},
         "choice": ranked,
         "axes": {name: axes(rows, named[name]) for name in ("ntps", "captured")},
         "claims": claims(rows, named),
-        "rises": rises(rows, {"ntps": named["ntps"], "captured": captured}),
+        "rises": rises(rows, {"ntps": chosen, "captured": captured}),
         "stopping": {p: stopping(rows, list(dict.fromkeys(named.values())), p) for p in (1, 2)},
     }
 

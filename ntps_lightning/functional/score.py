@@ -84,7 +84,7 @@ def next_token_perception_score(
     *,
     num_classes: int | None = None,
     k: int | float | None = None,
-    ridge: float = 1e-2,
+    ridge: float = 0.1,
     center: bool = True,
     orthonormal: bool = False,
     pooling: Pooling = "mean",
@@ -102,7 +102,7 @@ def next_token_perception_score(
         attention_mask: ``(N, T)``, 1 at valid tokens and 0 at padding. ``None``: all valid.
         num_classes: number of classes; by default the largest label plus one.
         k: number of autoregressive directions: a count in [1, d], or a fraction of d in (0, 1]. By default the number
-            of classes or 2% of d, whichever is more.
+            of classes or 1% of d, whichever is more.
         ridge: added to the perception covariance B, relative to tr(B)/d.
         center: measure hidden states and targets from their means.
         orthonormal: compare the subspaces alone, replacing U by an orthonormal basis of its span: the mean squared
@@ -123,7 +123,7 @@ def next_token_perception_score(
         >>> hidden_states = torch.randn(400, 12, 16, generator=generator)
         >>> labels = (hidden_states.mean(1)[:, 0] > 0).long()
         >>> print(f"{next_token_perception_score(hidden_states, labels, k=4):.4f}")
-        0.4066
+        0.3994
 
     """
     check_options(k=k, ridge=ridge, pooling=pooling)
@@ -139,7 +139,7 @@ def score_details(
     moments: Moments,
     *,
     k: int | float | None = None,
-    ridge: float = 1e-2,
+    ridge: float = 0.1,
     center: bool = True,
     orthonormal: bool = False,
 ) -> NTPSDetails:
@@ -217,9 +217,9 @@ def check_options(
 
 
 def resolve_k(k: int | float | None, hidden_size: int, num_outputs: int) -> int:
-    """The count that ``k`` stands for: by default max(C, 2% of d)."""
+    """The count that ``k`` stands for: by default max(C, 1% of d)."""
     if k is None:
-        return min(hidden_size, max(num_outputs, round(0.02 * hidden_size), 1))
+        return min(hidden_size, max(num_outputs, round(0.01 * hidden_size), 1))
     return max(1, round(k * hidden_size)) if isinstance(k, float) else k
 
 
