@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import candidate
 import numpy as np
 import pytest
@@ -14,8 +20,11 @@ from models import tiny_config
 from settings import Job
 from transformers import Gemma3TextConfig, Gemma3TextModel, LlamaModel
 
+from ntps_lightning import NextTokenPerceptionScore, NTPSCallback, next_token_perception_score
 from ntps_lightning.functional.moments import batch_moments
-from ntps_lightning.functional.score import score_details
+from ntps_lightning.functional.score import resolve_k, score_details
+
+ROOT = Path(__file__).parents[1]
 
 
 def gemma():
@@ -91,3 +100,25 @@ def test_early_stopping_restores_the_best_and_pays_for_the_wait():
 def test_names_say_what_is_unusual():
     assert Job("smollm2", "bbc").name == "smollm2-bbc"
     assert Job("smollm2", "bbc", seed=2, labelling="shuffled").name == "smollm2-bbc-seed=2-labelling=shuffled"
+
+
+@pytest.mark.parametrize("entry", [next_token_perception_score, NextTokenPerceptionScore, NTPSCallback])
+def test_defaults_are_those_that_the_study_chose(entry):
+    results = json.loads((ROOT / "benchmarks" / "study" / "results" / "results.json").read_text())
+    given = {name: p.default for name, p in inspect.signature(entry).parameters.items()}
+    family = "ortho" if given["orthonormal"] else "ntps"
+    default = candidate.Candidate(family, "1%", f"{given['ridge']:g}", given["center"])
+    assert (given["k"], resolve_k(None, 1000, 2), resolve_k(None, 1000, 20)) == (None, 10, 20)
+    assert results["named"]["ntps"] == str(default)
+
+
+@pytest.mark.slow
+def test_smoke_run_resumes():
+    folder = ROOT / "build" / "study" / "smoke"
+    command = [sys.executable, str(ROOT / "benchmarks" / "study"), "--smoke"]
+    for _ in range(2):
+        run = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        assert run.returncode == 0, run.stderr[-3000:]
+        assert len(report.read(folder / "rows.jsonl")) == 2
+    assert "row written" not in run.stdout
+    assert (folder / "training.png").stat().st_size > 0

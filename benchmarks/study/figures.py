@@ -72,22 +72,21 @@ def choice(ranked: dict, path: Path) -> None:
 
 
 def layers(runs: list[dict], candidate, captured, path: Path) -> None:
-    """Probe accuracy, score over null and captured by layer before training, means over data sets."""
+    """Probe accuracy, captured, and score over null by layer before training, means over data sets."""
     models = sorted({r["job"]["model"] for r in runs}, reverse=True)
-    figure, axes = plt.subplots(1, len(models), figsize=(4.2 * len(models), 2.6), squeeze=False)
-    for axis, model in zip(axes[0], models, strict=True):
+    lines = {
+        "probe accuracy, held out": (lambda v: v["probe_accuracy"], GREEN),
+        "captured": (lambda v: captured.of(v["sweep"]), BLUE),
+        "ntps minus null": (lambda v: candidate.of(v["sweep"]) - candidate.null(v["sweep"]), RED),
+    }
+    figure, axes = plt.subplots(len(lines), len(models), figsize=(4 * len(models), 4.2), squeeze=False, sharex="col")
+    for column, model in enumerate(models):
         mine = [[v for k, v in r["layers"].items() if k != "pre"] for r in runs if r["job"]["model"] == model]
-
-        def mean(read, mine=mine):
-            return numpy.mean([[read(layer) for layer in run] for run in mine], 0)
-
-        axis.plot(mean(lambda v: v["probe_accuracy"]), color=GREEN, label="probe accuracy, held out")
-        axis.plot(mean(lambda v: captured.of(v["sweep"])), color=BLUE, label="captured")
-        axis.plot(mean(lambda v: candidate.of(v["sweep"])), color=RED, label="ntps")
-        axis.plot(mean(lambda v: candidate.null(v["sweep"])), "--", color=GREY, label="its null")
-        axis.set_title(f"{model}, mean of {len(mine)} data sets")
-        axis.set_xlabel("layer (the last one is after the final norm)")
-    axes[0, 0].legend(frameon=False, fontsize=6)
+        for axis, (name, (read, color)) in zip(axes[:, column], lines.items(), strict=True):
+            axis.plot(numpy.mean([[read(layer) for layer in run] for run in mine], 0), color=color)
+            axis.set_ylabel(name if column == 0 else "", fontsize=7)
+        axes[0, column].set_title(f"{model}, mean of {len(mine)} data sets")
+        axes[-1, column].set_xlabel("layer (the last one is after the final norm)")
     figure.tight_layout()
     _save(figure, path)
 

@@ -246,9 +246,13 @@ def questions(rows: list[dict]) -> dict:
     )
     for model in dict.fromkeys(r["job"]["model"] for r in usual(rows)):
         runs = [r for r in usual(rows) if r["job"]["model"] == model]
-        for what, target in (("probe accuracy", _probe_before), ("LoRA's gain", gain)):
+        for what, target in TARGETS.items():
             asked[f"over data sets before training, with {what}, {model}"] = partial(_across, runs, target)
     return asked
+
+
+def _probe_before(run: dict) -> float:
+    return run["stages"][0]["probe_accuracy"]
 
 
 def _change(read, run: dict) -> float:
@@ -259,8 +263,12 @@ def _probe_r2(stage: dict) -> float:
     return stage["probe_r2"]
 
 
-def _probe_before(run: dict) -> float:
-    return run["stages"][0]["probe_accuracy"]
+# What a number from before training may say of a data set.
+TARGETS = {
+    "probe accuracy": _probe_before,
+    "LoRA's gain in accuracy": gain,
+    "the rise of held-out R²": partial(_change, _probe_r2),
+}
 
 
 def _across(runs, target, read) -> dict:
