@@ -124,7 +124,7 @@ def main():
     table, ntps = Table(), NTPSCallback()
     trainer = pl.Trainer(
         max_epochs=args.epochs,
-        callbacks=[ntps, EarlyStopping("ntps", mode="max", patience=2), table, TQDMProgressBar()],
+        callbacks=[ntps, EarlyStopping("ntps/captured", mode="max", patience=2), table, TQDMProgressBar()],
         logger=TensorBoardLogger(args.logs, name="finetune_lora"),
         enable_checkpointing=False,
         log_every_n_steps=10,

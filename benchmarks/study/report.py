@@ -133,7 +133,7 @@ def across_data(runs: list[dict], read, target) -> dict:
     """Rank correlation over runs, with a bootstrap interval over data sets."""
     data = list(dict.fromkeys(r["job"]["data"] for r in runs))
     pairs = {d: [(read(r), target(r)) for r in runs if r["job"]["data"] == d] for d in data}
-    draws = numpy.random.default_rng(0).choice(data, (2000, len(data)))
+    draws = numpy.random.default_rng(0).choice(data, (500, len(data)))
     found = [spearman(*zip(*(pair for d in draw for pair in pairs[d]), strict=True)) for draw in (data, *draws)]
     low, high = map(float, numpy.quantile(found[1:], (0.025, 0.975)))
     return {"mean": found[0], "low": low, "high": high, "data_sets": len(data)}
