@@ -188,6 +188,9 @@ def principal(k: str):
     return lambda stage: stage["principal"][KS.index(k)] * SHARES
 
 
+BESIDE = ["principal components", "in-sample R² of the probe", "H-score", "RankMe", "validation loss (minus)"]
+
+
 def baselines(k: str) -> dict:
     """Numbers that need no autoregressive subspace, higher is better."""
     return {
@@ -196,7 +199,7 @@ def baselines(k: str) -> dict:
         "H-score": lambda s: s["h_score"],
         "RankMe": lambda s: s["rankme"],
         "validation loss (minus)": lambda s: -s["val_loss"] if "val_loss" in s else None,
-        f"principal components, k = {k}": principal(k),
+        "principal components": principal(k),
     }
 
 
@@ -362,6 +365,7 @@ def write(rows: list[dict], folder: Path, pictures: Path, document: Path | None 
         "axes of ntps": tables.axes(found["axes"]["ntps"]),
         "axes of captured": tables.axes(found["axes"]["captured"]),
         "claims": tables.claims(found["claims"]),
+        "answers": tables.answers(found["claims"], ["ntps", "captured"], BESIDE),
         "rises": tables.claims(found["rises"], "over all data sets", 3),
         **{f"stopping, patience {p}": tables.stopping(s) for p, s in found["stopping"].items()},
     }

@@ -19,11 +19,10 @@ def with_interval(found: dict, digits: int = 2) -> str:
     return "{:.{n}f} [{:.{n}f}, {:.{n}f}]".format(found["mean"], found["low"], found["high"], n=digits)
 
 
-def verdict(found: dict) -> str:
-    """Yes where the interval lies above zero, no where it lies below, else unclear."""
-    if not found:
-        return "-"
-    return "yes" if found["low"] > 0 else "no" if found["high"] < 0 else "unclear"
+def verdict(found: dict, negative: bool = False) -> str:
+    """Whether the claim holds: yes where the interval lies on the side that it says, no on the other, else unclear."""
+    low, high = (-found["high"], -found["low"]) if negative else (found["low"], found["high"])
+    return "yes" if low > 0 else "no" if high < 0 else "unclear"
 
 
 def runs(found: dict) -> str:
@@ -61,6 +60,20 @@ def claims(found: dict, title: str = "rank correlation", digits: int = 2) -> str
         [title, *names],
         [[claim, *(with_interval(numbers[name], digits) for name in names)] for claim, numbers in found.items()],
     )
+
+
+def answers(found: dict, asked: list[str], beside: list[str]) -> str:
+    """A row per question with an answer for each number that is ``asked``; the paper expects gains to fall with it."""
+    rows = []
+    for claim, numbers in found.items():
+        row = [claim]
+        for name in asked:
+            row += [
+                with_interval(numbers[name]),
+                f"**{verdict(numbers[name], 'gain' in claim or 'the rise' in claim)}**",
+            ]
+        rows.append([*row, *(f"{numbers[name]['mean']:.2f}" if numbers[name] else "-" for name in beside)])
+    return table(["rank correlation", *(cell for name in asked for cell in (name, "holds?")), *beside], rows)
 
 
 def stopping(found: dict) -> str:
