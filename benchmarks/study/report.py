@@ -315,6 +315,7 @@ def study(rows: list[dict]) -> dict:
     captured = replace(chosen, family="captured")
     named = {"ntps": chosen, "ntps, lift": replace(chosen, family="ntps_lift"), "captured": captured}
     named |= {"best of all": next(iter(ranked.values()))["candidate"], "ntps before the study": BEFORE}
+    named["captured before the study"] = replace(BEFORE, family="captured")
     return {
         "named": named,
         "runs": {_name(r): summary(r, chosen, captured) for r in rows},

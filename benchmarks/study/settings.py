@@ -63,8 +63,8 @@ def jobs(smoke: bool) -> list[Job]:
         Job("smollm2", "rt_polarity", labelling="parity"),
         Job("smollm2", "rt_polarity", learning_rate=1e-4),
         Job("smollm2", "bbc", weights="random", trained="full"),
-        Job("smollm2", "bbc", trained="lora_all"),
         *(Job("smollm2", data, seed=1) for data in ("r8", "airline3", "rt_polarity")),
+        Job("smollm2", "bbc", trained="lora_all"),
     ]
 
 

@@ -21,6 +21,8 @@ def with_interval(found: dict, digits: int = 2) -> str:
 
 def verdict(found: dict, negative: bool = False) -> str:
     """Whether the claim holds: yes where the interval lies on the side that it says, no on the other, else unclear."""
+    if not found:
+        return "-"
     low, high = (-found["high"], -found["low"]) if negative else (found["low"], found["high"])
     return "yes" if low > 0 else "no" if high < 0 else "unclear"
 
@@ -79,7 +81,7 @@ def answers(found: dict, asked: list[str], beside: list[str]) -> str:
 def stopping(found: dict) -> str:
     """Early stopping per monitor."""
     return table(
-        ["monitor", "test accuracy", "minus validation loss's", "epochs"],
+        ["monitor", "test accuracy", "minus that of the validation loss", "epochs spent"],
         [
             [
                 name,
