@@ -14,7 +14,7 @@ class Job:
     seed: int = 0
     labelling: str = "real"  # or "shuffled", "parity": labels that mean nothing, or cannot be learned
     weights: str = "pretrained"  # or "random"
-    trained: str = "lora"  # LoRA in the top blocks; "lora_all": in every block; "full": every weight of every block
+    trained: str = "lora"  # in the top blocks; or "full": every weight of every block
     learning_rate: float = 5e-4
 
     @property
@@ -64,7 +64,6 @@ def jobs(smoke: bool) -> list[Job]:
         Job("smollm2", "rt_polarity", learning_rate=1e-4),
         Job("smollm2", "bbc", weights="random", trained="full"),
         *(Job("smollm2", data, seed=1) for data in ("r8", "airline3", "rt_polarity")),
-        Job("smollm2", "bbc", trained="lora_all"),
     ]
 
 
