@@ -114,7 +114,7 @@ def gains(runs: list[dict], named: dict, gain, path: Path) -> None:
 def controls(runs: dict[str, dict], named: dict, path: Path) -> None:
     """Scores and their nulls through training, of meaningless labels and random weights beside a real run."""
     figure, axes = plt.subplots(
-        len(named), len(runs), figsize=(2.2 * len(runs), 2 * len(named)), squeeze=False, sharex=True
+        len(named), len(runs), figsize=(2.2 * len(runs), 2 * len(named)), squeeze=False, sharex=True, sharey="row"
     )
     for column, (title, run) in enumerate(runs.items()):
         for row, (name, candidate) in enumerate(named.items()):
