@@ -11,7 +11,8 @@ from pathlib import Path
 import candidate
 import numpy as np
 import pytest
-import report
+import results
+import stopping
 import sweep
 import torch
 from backbones import keep_top
@@ -93,8 +94,8 @@ def test_tracking_and_bootstrap():
 def test_early_stopping_restores_the_best_and_pays_for_the_wait():
     values = [9, 1, 3, 2, 5, 4]  # the first is before training and never seen
     stages = [{"epoch": e, "value": v, "test_accuracy": v / 10} for e, v in enumerate(values)]
-    assert report.stop({"stages": stages}, lambda s: s["value"], patience=1) == (0.3, 3)
-    assert report.stop({"stages": stages}, lambda s: s["value"], patience=2) == (0.5, 5)
+    assert stopping.stop({"stages": stages}, lambda s: s["value"], patience=1) == (0.3, 3)
+    assert stopping.stop({"stages": stages}, lambda s: s["value"], patience=2) == (0.5, 5)
 
 
 def test_names_say_what_is_unusual():
@@ -119,6 +120,6 @@ def test_smoke_run_resumes():
     for _ in range(2):
         run = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
         assert run.returncode == 0, run.stderr[-3000:]
-        assert len(report.read(folder / "rows.jsonl")) == 2
+        assert len(results.read(folder / "rows.jsonl")) == 2
     assert "row written" not in run.stdout
     assert (folder / "training.png").stat().st_size > 0

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import report
+import results
 import torch
 import transformers
 from collect import collect, data
@@ -70,7 +71,7 @@ def main():
     file = cache / "rows.jsonl" if args.smoke else HERE / "results" / "rows.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     todo = jobs(args.smoke)
-    done = [entry["job"] for entry in report.read(file)]
+    done = [entry["job"] for entry in results.read(file)]
     for number, job in enumerate(todo, 1):
         if asdict(job) not in done:
             found = run(job, args.smoke, cache, bar(f"[{number}/{len(todo)}]"))
@@ -78,9 +79,9 @@ def main():
                 rows.write(json.dumps(found, separators=(",", ":")) + "\n")
             print(f"[{number}/{len(todo)}] {job.name}: row written", flush=True)
     if args.smoke:
-        report.write(report.read(file), cache, cache)
+        report.write(results.read(file), cache, cache)
     else:
-        report.write(report.read(file), file.parent, ROOT / "docs" / "study", ROOT / "STUDY.md")
+        report.write(results.read(file), file.parent, ROOT / "docs" / "study", ROOT / "STUDY.md")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def _trump_device():
     return zip((re.sub(r"https?://\S+", "", text) for text in tweets.text), tweets.source, strict=True)
 
 
-# In this order: five on which settings were chosen, five on which they are reported (see report.py).
+# In this order: five on which settings were chosen, five on which they are reported (see results.py).
 READERS = {
     "bbc": _bbc,
     "brown_genre": _brown,
