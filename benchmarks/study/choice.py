@@ -7,8 +7,6 @@ from results import CHOOSE, REPORT, interval, usual
 from sweep import KS
 
 LOG_FAMILIES = ("ntps_log", "ortho_log", "captured_log")
-
-
 K_FAMILIES = ("ntps", "ntps_lift", "ortho", "ortho_lift", "captured", "captured_lift", "captured_dof")
 
 
