@@ -61,11 +61,6 @@ def spearman(a, b) -> float:
     return float(numpy.corrcoef(a, b)[0, 1])
 
 
-def series(run: dict, read) -> list:
-    """``read(stage)`` over a run's evaluations."""
-    return [read(stage) for stage in run["stages"]]
-
-
 def tracking(run: dict, read, quality: str = "probe_r2") -> float | None:
     """Rank correlation, over a run's evaluations, of a number with held-out quality; ``None`` where it is missing."""
     pairs = [(read(s), s[quality]) for s in run["stages"]]

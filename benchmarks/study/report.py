@@ -8,7 +8,7 @@ import figures
 import tables
 from candidate import Candidate
 from choice import axes, choice, chosen_setting
-from claims import BESIDE, claims, rises
+from claims import BESIDE, claims, principal, rises
 from results import best_test_accuracy, gain, is_control, run_name, usual
 from stopping import stopping
 
@@ -26,6 +26,7 @@ def study(rows: list[dict]) -> dict:
     return {
         "named": named,
         "runs": {run_name(r): summary(r, chosen, captured) for r in rows},
+        "beside": {run_name(r): beside(r, chosen) for r in rows},
         "choice": ranked,
         "axes": {name: axes(rows, named[name]) for name in ("ntps", "captured")},
         "claims": claims(rows, named),
@@ -53,6 +54,18 @@ def summary(run: dict, chosen: Candidate, captured: Candidate) -> dict:
     }
 
 
+def beside(run: dict, chosen: Candidate) -> dict:
+    """What else a run did, by numbers that need no autoregressive subspace."""
+    ends = {"before": run["stages"][0], "after": run["stages"][-1]}
+    share = principal(chosen.k)
+    return {
+        "test accuracy at the end": run["stages"][-1]["test_accuracy"],
+        **{f"RankMe {when}": stage["rankme"] for when, stage in ends.items()},
+        **{f"principal components {when}": share(stage) for when, stage in ends.items()},
+        **{f"in-sample R² {when}": stage["in_sample_r2"] for when, stage in ends.items()},
+    }
+
+
 def write(rows: list[dict], folder: Path, pictures: Path, document: Path | None = None) -> None:
     """results.json and tables.md into ``folder``, figures into ``pictures``, tables between ``document``'s marks."""
     found = study(rows)
@@ -62,6 +75,7 @@ def write(rows: list[dict], folder: Path, pictures: Path, document: Path | None 
     (folder / "results.json").write_text(json.dumps(found, default=str, indent=1) + "\n")
     chapters = {
         "runs": tables.runs(found["runs"]),
+        "beside": tables.runs(found["beside"]),
         "choice": tables.choice(found["choice"], named),
         "axes of ntps": tables.axes(found["axes"]["ntps"]),
         "axes of captured": tables.axes(found["axes"]["captured"]),

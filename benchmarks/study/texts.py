@@ -145,18 +145,6 @@ READERS = {
     "rt_polarity": _rt_polarity,
     "trump_device": _trump_device,
 }
-KINDS = {
-    "bbc": "topic",
-    "brown_genre": "genre",
-    "vader_tweets": "sentiment",
-    "spam": "spam",
-    "uncertainty": "hedging",
-    "r8": "topic",
-    "ng20": "topic",
-    "airline3": "sentiment",
-    "rt_polarity": "sentiment",
-    "trump_device": "author",
-}
 SPLITS = ("train", "val", "test")
 
 
