@@ -12,7 +12,7 @@ from claims import BESIDE, claims, principal, rises
 from results import best_test_accuracy, gain, is_control, run_name, usual
 from stopping import stopping
 
-BEFORE = Candidate("ntps", k="2%", ridge="0.01")  # the package's defaults
+BEFORE = Candidate("ntps", k="2%", ridge="0.01")  # the defaults before the study
 
 
 def study(rows: list[dict]) -> dict:

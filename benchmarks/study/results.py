@@ -5,6 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from candidate import bootstrap
+from settings import Job
 from texts import READERS
 
 # Settings were chosen on the first five data sets; what is reported is measured on the other five.
@@ -22,22 +23,20 @@ def usual(rows: list[dict], data=READERS) -> list[dict]:
 
 
 def usual_protocol(run: dict) -> bool:
-    job = run["job"]
-    usual_job = job["labelling"] == "real" and job["weights"] == "pretrained" and job["trained"] == "lora"
-    return usual_job and job["learning_rate"] == 5e-4
+    """Whether nothing but the seed differs from the main protocol."""
+    return set(Job(**run["job"]).unusual) <= {"seed"}
 
 
 def is_control(run: dict) -> bool:
-    job = run["job"]
-    usual_twin = job["data"] == "bbc" and job["model"] == "smollm2" and usual_protocol(run) and job["seed"] == 0
-    return usual_twin or job["labelling"] != "real" or job["weights"] != "pretrained"
+    """Meaningless labels or random weights, and one real run to set beside them."""
+    job = Job(**run["job"])
+    return job == Job("smollm2", "bbc") or job.labelling != "real" or job.weights != "pretrained"
 
 
 def run_name(run: dict) -> str:
-    usual_values = {"seed": 0, "labelling": "real", "weights": "pretrained", "trained": "lora", "learning_rate": 5e-4}
-    job = run["job"]
-    extra = [f"{k} {job[k]}" for k, v in usual_values.items() if job[k] != v]
-    return ", ".join([job["model"], job["data"], *extra])
+    """The run as the tables name it."""
+    job = Job(**run["job"])
+    return ", ".join([job.model, job.data, *(f"{k} {v}" for k, v in job.unusual.items())])
 
 
 def best_test_accuracy(run: dict) -> float:

@@ -18,11 +18,15 @@ class Job:
     learning_rate: float = 5e-4
 
     @property
+    def unusual(self) -> dict:
+        """What differs from the main protocol."""
+        usual = Job(self.model, self.data)
+        return {k: v for k, v in asdict(self).items() if v != getattr(usual, k)}
+
+    @property
     def name(self) -> str:
         """A readable key; what is usual is left out."""
-        usual = Job(self.model, self.data)
-        extra = [f"{k}={v}" for k, v in asdict(self).items() if v != getattr(usual, k)]
-        return "-".join([self.model, self.data, *extra])
+        return "-".join([self.model, self.data, *(f"{k}={v}" for k, v in self.unusual.items())])
 
     @property
     def top_blocks(self) -> int | None:
