@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all lint bench study study-smoke clean
+.PHONY: demo test test-all compatibility lint bench study study-smoke clean
 
 demo: .venv/demo
 	$(BIN)/python examples/finetune_lora.py
@@ -14,6 +14,9 @@ test: .venv/dev
 
 test-all: .venv/dev
 	$(BIN)/python -m pytest
+
+compatibility: .venv/dev
+	$(BIN)/python -m pytest --compatibility
 
 lint: .venv/dev
 	$(BIN)/ruff check .

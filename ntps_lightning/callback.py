@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import nn
 from torchmetrics.utilities import rank_zero_warn
 
-from ntps_lightning.capture import Backbone, find_backbone
+from ntps_lightning.backbone import find_backbone
+from ntps_lightning.batches import Batch, BatchItem, input_ids, item, own_samples
+from ntps_lightning.errors import SetupError
 from ntps_lightning.functional import NTPSDetails
 from ntps_lightning.functional.moments import Pooling
 from ntps_lightning.functional.score import check_options
-from ntps_lightning.measurement import Batch, Measurement, padding_duplicates
-
-BatchItem = str | int | Callable[[Any], Any]
+from ntps_lightning.measurement import Measurement
+from ntps_lightning.memory import check_memory
+from ntps_lightning.monitors import Monitors
 
 _LOGGED = ("captured", "null", "lift", "chance", "probe_mse", "samples_per_dim")
-_LOWER_IS_BETTER = ("/null", "/chance", "/probe_mse")
 
 
 class NTPSCallback(Callback):
@@ -33,9 +38,11 @@ class NTPSCallback(Callback):
     ``validation_step``, labels from the batch. The score is logged as ``ntps`` before anything may monitor it:
     ``EarlyStopping("ntps", mode="max")`` and ``ModelCheckpoint(monitor="ntps", mode="max")`` work in any order.
 
-    Logged, as floats and the same on every rank: ``ntps``; ``ntps/captured``, ``ntps/null``, ``ntps/lift``,
-    ``ntps/chance``, ``ntps/probe_mse`` and ``ntps/samples_per_dim`` (see :class:`~ntps_lightning.NTPSDetails`);
-    ``ntps/gain``, the score minus its baseline; and, with several layers, ``ntps/layer_00`` and so on.
+    Logged, as floats and the same on every rank: ``ntps``; ``ntps/valid``, 1, or 0 where the score could not be
+    measured (monitors then find its last value, at no cost of patience); ``ntps/captured``, ``ntps/null``,
+    ``ntps/lift``, ``ntps/chance``, ``ntps/probe_mse`` and ``ntps/samples_per_dim`` (see
+    :class:`~ntps_lightning.NTPSDetails`); ``ntps/gain``, the score minus its baseline; and, with several layers,
+    ``ntps/layer_00`` and so on.
 
     Args:
         num_classes: number of classes; by default the largest label seen plus one.
@@ -43,9 +50,10 @@ class NTPSCallback(Callback):
             states after the final norm. The highest is the headline that ``ntps`` reports.
         pooling: ``"mean"`` of the valid tokens, or the ``"last"`` one.
         labels: where a batch holds its ``(N,)`` labels: a key, an index, an attribute, or a function of the batch.
-            Integers are classes, floats regression targets.
+            Integers are classes, floats regression targets; samples of class -100 are left out.
         attention_mask: where a batch holds its ``(N, T)`` padding mask; by default the one the model is called with.
-        model: the language model, or its name in the module, where it cannot be found.
+        model: the language model, or its name in the module, where it cannot be found; it may be a module of plain
+            PyTorch that returns ``(N, T, d)`` hidden states.
         k: number of autoregressive directions: a count in [1, d], or a fraction of d in (0, 1]. By default the number
             of classes or 1% of d, whichever is more.
         ridge: added to the perception covariance B, relative to tr(B)/d.
@@ -53,10 +61,12 @@ class NTPSCallback(Callback):
         orthonormal: compare the subspaces alone, with an orthonormal basis of the perception subspace.
         baseline: score the model before its first step, by letting the sanity check run over the whole validation
             set, whatever ``num_sanity_val_steps`` says (``trainer.validate`` before ``trainer.fit`` serves as well).
-        every_n_epochs: measure at every n-th epoch; in between, monitors see the last values.
+        every_n_epochs: measure at every n-th epoch; in between, monitors see the last values, at no cost of patience.
         dataloader_idx: which of several validation dataloaders to measure on.
         prefix: the key of the score, and what the other keys start with.
         figures: log the curves over k to loggers that take figures (with matplotlib installed).
+        on_error: ``"warn"`` lets the run go on where a score fails (NaN in the hidden states, a single class, ...),
+            ``"raise"`` does not.
 
     Attributes:
         history: one dict for each measurement: ``step``, ``epoch`` and the logged values.
@@ -64,10 +74,10 @@ class NTPSCallback(Callback):
         baseline_details: those of the baseline, once it is measured.
 
     Raises:
-        ValueError: If an option is out of range; at the start of a run, if the language model cannot be found or a
-            monitor asks for a key that is never logged; in the sanity check or first validation batch, if labels or
-            mask cannot be found.
-        RuntimeError: In that same batch, if no forward pass of the language model was seen.
+        ValueError: If an option is out of range; at the start of a run, if the language model cannot be found, a
+            monitor asks for a key that is never logged or the device has no room for the sums; in the sanity check, if
+            labels or mask cannot be found or no forward pass of the language model was seen. Later in a run nothing
+            is raised, unless ``on_error="raise"``.
 
     Example::
 
@@ -93,13 +103,16 @@ class NTPSCallback(Callback):
         dataloader_idx: int = 0,
         prefix: str = "ntps",
         figures: bool = True,
+        on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         check_options(k=k, ridge=ridge, pooling=pooling)
         if every_n_epochs < 1:
             raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
         self.num_classes, self.layers, self.labels, self.attention_mask = num_classes, layers, labels, attention_mask
         self.model, self.baseline, self.every_n_epochs = model, baseline, every_n_epochs
-        self.dataloader_idx, self.prefix, self.figures = dataloader_idx, prefix, figures
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f'on_error must be "warn" or "raise", got {on_error!r}')
+        self.dataloader_idx, self.prefix, self.figures, self.on_error = dataloader_idx, prefix, figures, on_error
         self.history: list[dict[str, float]] = []
         self.details: dict[int, NTPSDetails] = {}
         self.baseline_details: dict[int, NTPSDetails] = {}
@@ -109,19 +122,28 @@ class NTPSCallback(Callback):
         self._full_sanity_check = False
         self._user_sanity_steps: int | float | None = None
         self._baseline_score: float | None = None
+        self._num_classes = 0
+        self._keys: set[str] = set()
+        self._monitors = Monitors(prefix)
+        self._due, self._fault, self._warned = False, "", False
 
     # When to measure
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer is not self._trainer:
-            self._trainer, self._baseline_score = trainer, None
+            self._trainer, self._baseline_score, self._num_classes = trainer, None, 0
             self.history, self.details, self.baseline_details = [], {}, {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check_monitors(trainer, self._find_backbone(pl_module).resolve(self.layers))
+        backbone = find_backbone(pl_module, self.model)
+        layers = backbone.resolve(self.layers)
+        self._keys = self._keys_of(layers)
+        self._monitors.check(trainer.callbacks, self._keys)  # type: ignore[attr-defined]
         if not trainer.enable_validation:
             rank_zero_warn(f"NTPSCallback measures `{self.prefix}` on validation epochs, and this run has none.")
             return
+        if backbone.hidden_size is not None:
+            check_memory(len(layers), backbone.hidden_size, self.num_classes or 0, trainer.strategy.root_device)
         untrained = not self.history and trainer.global_step == 0
         if self.baseline and untrained and not (trainer.fast_dev_run or trainer.barebones):  # type: ignore[attr-defined]
             self._full_sanity_check = True
@@ -134,29 +156,38 @@ class NTPSCallback(Callback):
         if measured:
             # Lightning drops what is logged in the sanity check: the loggers get it here, as the point at step 0.
             for logger in trainer.loggers:
-                logger.log_metrics(self._values(), step=trainer.global_step)
+                with self._guard(trainer, "a logger refused the baseline"):
+                    logger.log_metrics(_values_of(self.history[-1]), step=trainer.global_step)
             self._log_figures(trainer)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
         due = not self.history or (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due or trainer.sanity_checking or trainer.state.fn == "validate":
-            backbone = self._find_backbone(pl_module)
-            layers = backbone.resolve(self.layers)
-            self._measurement = Measurement(backbone, layers, num_classes=self.num_classes, options=self._options)
-            self._measurement.start()
+        self._due = due or trainer.sanity_checking or trainer.state.fn == "validate"
+        self._fault = ""
+        if self._due:
+            with self._guard(trainer):
+                backbone = find_backbone(pl_module, self.model)
+                self._measurement = Measurement(
+                    backbone,
+                    backbone.resolve(self.layers),
+                    num_classes=self.num_classes,
+                    known_classes=self._num_classes,
+                    options=self._options,
+                    device=trainer.strategy.root_device,
+                )
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if self._measurement is None or dataloader_idx != self.dataloader_idx:
+        measurement = self._measurement
+        if measurement is None or dataloader_idx != self.dataloader_idx:
             return
-        labels = _item(batch, self.labels, "labels")
-        mask = None if self.attention_mask is None else _item(batch, self.attention_mask, "attention_mask")
-        ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
-        loader = _nth_loader(trainer.val_dataloaders, dataloader_idx)
-        keep = padding_duplicates(loader, self._measurement.samples_seen, len(labels))
-        self._measurement.begin_batch(Batch(labels, mask, ids, keep))
+        with self._guard(trainer):
+            labels = item(batch, self.labels, "labels")
+            mask = None if self.attention_mask is None else item(batch, self.attention_mask, "attention_mask")
+            own = own_samples(trainer, dataloader_idx, measurement.samples_seen, len(labels))
+            measurement.begin_batch(Batch(labels, mask, input_ids(batch), own))
 
     def on_validation_batch_end(
         self,
@@ -168,25 +199,27 @@ class NTPSCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if self._measurement is not None:
-            self._measurement.end_batch()
+            with self._guard(trainer):
+                self._measurement.end_batch()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        measurement, sanity = self._measurement, trainer.sanity_checking
-        self._stop()
-        if measurement is None:
-            self._keep_for_monitors(trainer)
+        if not self._due:
+            self._monitors.hold(trainer, self._keys, self._last_valid)
             return
+        sanity = trainer.sanity_checking
+        found = self._finish(trainer, glance=sanity and not self._full_sanity_check)
         if sanity and not self._full_sanity_check:
             return
-        self.details = measurement.details(lambda t: trainer.strategy.reduce(t, reduce_op="max"))
-        untrained = trainer.global_step == 0 and (sanity or trainer.state.fn == "validate")
-        if self.baseline and untrained and not self.history:
-            self.baseline_details, self._baseline_score = self.details, self._headline.score
-        self.history.append({"step": trainer.global_step, "epoch": trainer.current_epoch, **self._values()})
+        row = {"step": trainer.global_step, "epoch": trainer.current_epoch}
+        if found:
+            self._take(trainer, found)
+        self.history.append(row | (self._values() if found else {self._valid_key: 0.0}))
         if not sanity:
-            self._log(pl_module)
-            self._log_figures(trainer)
+            self._log(trainer, pl_module, valid=bool(found))
         self._say(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._monitors.end_epoch(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()
@@ -195,6 +228,48 @@ class NTPSCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._stop()
         self._end_sanity_check(trainer)
+
+    def _finish(self, trainer: Trainer, *, glance: bool) -> dict[int, NTPSDetails]:
+        """The details of every layer; nothing if any rank failed. Every rank comes here, whatever happened to it.
+
+        At a ``glance``, a few batches of a sanity check that no score comes of, nothing is solved.
+        """
+        measurement, found = self._measurement, {}
+        if self._agreed(trainer) and measurement is not None:
+            reduce_max = partial(trainer.strategy.reduce, reduce_op="max")
+            with self._guard(trainer):
+                if glance:
+                    measurement.check_seen(reduce_max)
+                else:
+                    found = measurement.details(reduce_max)
+                    self._num_classes = measurement.num_classes
+        self._stop()
+        return found if self._agreed(trainer) else {}
+
+    def _agreed(self, trainer: Trainer) -> bool:
+        """Whether no rank has failed."""
+        failed = torch.tensor(float(bool(self._fault)), device=trainer.strategy.root_device)
+        agreed = not float(trainer.strategy.reduce(failed, reduce_op="max"))
+        if not agreed and not self._fault:
+            self._fault = "it failed on another rank"
+        return agreed
+
+    def _take(self, trainer: Trainer, found: dict[int, NTPSDetails]) -> None:
+        """New details, and the baseline if these are the first."""
+        before, self.details = self.details, found
+        untrained = trainer.global_step == 0 and (trainer.sanity_checking or trainer.state.fn == "validate")
+        if self.baseline and self._baseline_score is None:
+            self.baseline_details, self._baseline_score = found, self._headline.score
+            if not untrained and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                rank_zero_warn(
+                    f"`{self.prefix}/gain` counts from step {trainer.global_step}: there is no score from before the"
+                    " first step"
+                )
+        if before and before[max(before)].k != self._headline.k:
+            rank_zero_warn(
+                f"`{self.prefix}` is measured with k = {self._headline.k} from step {trainer.global_step} on, it was"
+                f" {before[max(before)].k}: more classes were seen. The two do not compare; pass num_classes or k"
+            )
 
     def _end_sanity_check(self, trainer: Trainer) -> None:
         self._full_sanity_check = False
@@ -206,15 +281,52 @@ class NTPSCallback(Callback):
             self._measurement.stop()
             self._measurement = None
 
+    # What goes wrong
+
+    @contextmanager
+    def _guard(self, trainer: Trainer, what: str = "") -> Iterator[None]:
+        """The run goes on without the score; with ``on_error="raise"``, or if it cannot work at all and nothing is
+        lost yet, it does not. Nothing but the score can fail in here.
+        """
+        try:
+            yield
+        except Exception as error:
+            early = trainer.sanity_checking or trainer.state.fn == "validate" or trainer.fast_dev_run  # type: ignore[attr-defined]
+            if self.on_error == "raise" or (early and isinstance(error, SetupError)):
+                raise
+            reason = f"{what}: {error!r}" if what else str(error) or repr(error)
+            if not what:
+                self._fault = self._fault or reason
+                self._stop()
+            self._warn_once(trainer, reason)
+
+    def _warn_once(self, trainer: Trainer, reason: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"NTPSCallback, step {trainer.global_step}: {reason}. The run goes on; `{self._valid_key}` = 0 marks"
+                ' validations without a score. This is said once; on_error="raise" stops the run instead.',
+                stacklevel=2,
+            )
+
     # What to log
 
     @property
     def _headline(self) -> NTPSDetails:
         return self.details[max(self.details)]
 
+    @property
+    def _valid_key(self) -> str:
+        return f"{self.prefix}/valid"
+
+    @property
+    def _last_valid(self) -> dict[str, float]:
+        rows = [row for row in self.history if row[self._valid_key]]
+        return _values_of(rows[-1]) if rows else {self._valid_key: 0.0}
+
     def _values(self) -> dict[str, float]:
         details, prefix = self._headline, self.prefix
-        values = {prefix: details.score}
+        values = {prefix: details.score, self._valid_key: 1.0}
         values |= {f"{prefix}/{name}": getattr(details, name) for name in _LOGGED}
         if self._baseline_score is not None:
             values[f"{prefix}/gain"] = details.score - self._baseline_score
@@ -222,28 +334,35 @@ class NTPSCallback(Callback):
         values |= {f"{prefix}/{name}": d.score for name, d in zip(names, self.details.values(), strict=False)}
         return values
 
-    def _log(self, pl_module: LightningModule) -> None:
-        for key, value in self._values().items():
+    def _keys_of(self, layers: list[int]) -> set[str]:
+        names = ["valid", *_LOGGED, *(["gain"] if self.baseline else []), *(_layer_names(layers))]
+        return {self.prefix, *(f"{self.prefix}/{name}" for name in names)}
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule, *, valid: bool) -> None:
+        for key, value in _values_of(self.history[-1]).items():
             # The maximum over ranks that agree is the value, to the bit, which a mean need not be.
             pl_module.log(key, value, prog_bar=key == self.prefix, on_epoch=True, sync_dist=True, reduce_fx="max")
-
-    def _keep_for_monitors(self, trainer: Trainer) -> None:
-        """Between measurements monitors see the last values; after the sanity check or a resumption they are gone."""
-        for key, value in self.history[-1].items():
-            if key not in ("step", "epoch"):
-                trainer.callback_metrics.setdefault(key, torch.tensor(value))
+        if valid:
+            self._monitors.measured()
+            self._log_figures(trainer)
+        else:
+            self._monitors.hold(trainer, self._keys, self._last_valid)
 
     def _log_figures(self, trainer: Trainer) -> None:
-        if not self.figures or not trainer.is_global_zero or find_spec("matplotlib") is None:
+        if not self.figures or not self.details or not trainer.is_global_zero or find_spec("matplotlib") is None:
             return
         from ntps_lightning.figures import curve_figure, log_figure
 
         before = self.baseline_details.get(max(self.details)) if len(self.history) > 1 else None
         for logger in trainer.loggers:
-            log_figure(logger, f"{self.prefix}/curves", curve_figure(self._headline, before), trainer.global_step)
+            with self._guard(trainer, "a figure was not logged"):
+                log_figure(logger, f"{self.prefix}/curves", curve_figure(self._headline, before), trainer.global_step)
 
     def _say(self, trainer: Trainer) -> None:
         if not trainer.is_global_zero:
+            return
+        if self._fault:
+            self._print(trainer, f"{self.prefix} not measured at step {trainer.global_step}: {self._fault}")
             return
         d = self._headline
         gain = "" if self._baseline_score is None else f", gain {d.score - self._baseline_score:+.4f}"
@@ -251,43 +370,14 @@ class NTPSCallback(Callback):
             f"{self.prefix} {d.score:.4f} (null {d.null:.4f}, lift {d.lift:+.4f}{gain}) | captured {d.captured:.4f} |"
             f" k {d.k} | layer {max(self.details)} | n/d {d.samples_per_dim:.2g} | step {trainer.global_step}"
         )
+        self._print(trainer, line)
+
+    def _print(self, trainer: Trainer, line: str) -> None:
         bar = trainer.progress_bar_callback
         if bar is not None and getattr(bar, "is_enabled", True):
             bar.print(line)
         else:
             logging.getLogger(type(trainer).__module__.partition(".trainer")[0]).info(line)
-
-    # What could go wrong, found early
-
-    def _find_backbone(self, pl_module: LightningModule) -> Backbone:
-        if not isinstance(self.model, str):
-            return find_backbone(pl_module if self.model is None else self.model)
-        try:
-            return find_backbone(pl_module.get_submodule(self.model))
-        except AttributeError as error:
-            names = [name for name, _ in pl_module.named_children()]
-            raise ValueError(f"model={self.model!r} names no submodule of the module, which has {names}") from error
-
-    def _check_monitors(self, trainer: Trainer, layers: list[int]) -> None:
-        keys = self._keys(layers)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
-            if not isinstance(monitor, str) or not f"{monitor}/".startswith(f"{self.prefix}/"):
-                continue
-            name = f"{type(callback).__name__}(monitor={monitor!r})"
-            if monitor not in keys:
-                raise ValueError(f"{name}: NTPSCallback does not log it, only {sorted(keys)}")
-            if mode == "min" and not monitor.endswith(_LOWER_IS_BETTER):
-                rank_zero_warn(f'{name} has mode="min", but higher is better: did you mean mode="max"?')
-            if getattr(callback, "patience", self.every_n_epochs) < self.every_n_epochs:
-                raise ValueError(
-                    f"{name} has patience={callback.patience}, which counts validation epochs, but every_n_epochs ="
-                    f" {self.every_n_epochs}: it would stop between two measurements; give it a multiple of that"
-                )
-
-    def _keys(self, layers: list[int]) -> set[str]:
-        names = [*_LOGGED, *(["gain"] if self.baseline else []), *(_layer_names(layers))]
-        return {self.prefix, *(f"{self.prefix}/{name}" for name in names)}
 
     # To go on
 
@@ -296,36 +386,23 @@ class NTPSCallback(Callback):
         return self._generate_state_key(prefix=self.prefix, layers=self.layers, dataloader_idx=self.dataloader_idx)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "baseline_score": self._baseline_score}
+        return {
+            "history": self.history,
+            "baseline_score": self._baseline_score,
+            "baseline_details": {layer: asdict(details) for layer, details in self.baseline_details.items()},
+            "num_classes": self._num_classes,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history, self._baseline_score = state_dict["history"], state_dict["baseline_score"]
+        self.baseline_details = {k: NTPSDetails(**fields) for k, fields in state_dict["baseline_details"].items()}
+        self._num_classes = state_dict["num_classes"]
 
 
-def _item(batch: Any, where: BatchItem, what: str) -> Tensor:
-    """The item of a batch that ``where`` names, as a tensor."""
-    try:
-        if callable(where):
-            found = where(batch)
-        elif isinstance(where, str) and not isinstance(batch, Mapping):
-            found = getattr(batch, where)
-        else:
-            found = batch[where]
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        keys = f" with keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""
-        size = f" of {len(batch)}" if isinstance(batch, (list, tuple)) else ""
-        raise ValueError(
-            f"found no {what} at {where!r} in a batch that is a {type(batch).__name__}{keys}{size}; say where they are"
-            f" with NTPSCallback({what}=...): a key, an index, an attribute, or a function of the batch"
-        ) from error
-    return torch.as_tensor(found)
+def _values_of(row: dict[str, float]) -> dict[str, float]:
+    """What was measured, of a row of the history."""
+    return {key: value for key, value in row.items() if key not in ("step", "epoch")}
 
 
 def _layer_names(layers: Collection[int]) -> list[str]:
     return [f"layer_{layer:02d}" for layer in layers] if len(layers) > 1 else []
-
-
-def _nth_loader(loaders: Any, index: int) -> Any:
-    if isinstance(loaders, Mapping):
-        loaders = list(loaders.values())
-    return loaders[index] if isinstance(loaders, (list, tuple)) else loaders

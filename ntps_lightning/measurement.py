@@ -3,117 +3,113 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DistributedSampler
 
-from ntps_lightning.capture import Backbone, Call, Hooks, adapters_disabled, padding_mask
+from ntps_lightning.backbone import Backbone, adapters_disabled
+from ntps_lightning.batches import Batch
+from ntps_lightning.capture import Hooks
+from ntps_lightning.errors import SetupError
 from ntps_lightning.functional import NTPSDetails
 from ntps_lightning.functional.moments import check_class_indices
+from ntps_lightning.memory import check_memory
 from ntps_lightning.metric import NextTokenPerceptionScore
+from ntps_lightning.sequences import Call, padding_mask, sequence_ids, unpack
 
 # Above this many classes, labels whose number nobody declared are more likely token ids than classes.
 _MAX_INFERRED_CLASSES = 1000
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What a batch says of its samples.
-
-    Args:
-        labels: ``(N,)`` class indices, or ``(N,)`` / ``(N, C)`` floating targets.
-        attention_mask: ``(N, T)``, or ``None`` to take the one that the model is called with.
-        input_ids: ``(N, T)`` ids by which the model's call is told from others, where the batch has any.
-        keep: ``(N,)`` bool, false at samples that another rank has already; ``None`` keeps all.
-
-    """
-
-    labels: Tensor
-    attention_mask: Tensor | None = None
-    input_ids: Tensor | None = None
-    keep: Tensor | None = None
+# The label that PyTorch's losses ignore.
+_IGNORED = -100
 
 
 class Measurement:
-    """Listens to a backbone between :meth:`start` and :meth:`stop`; takes one forward pass per batch.
+    """Listens to a backbone between :meth:`begin_batch` and :meth:`end_batch`; takes one forward pass per batch.
 
     Args:
         backbone: the decoder to listen to.
         layers: indices as :meth:`Backbone.resolve` returns them.
         num_classes: number of classes; ``None`` infers it from the labels.
+        known_classes: number of classes that are known to be there, whatever these labels show.
         options: of :class:`NextTokenPerceptionScore`.
+        device: where this rank's part of a result is exchanged with the others'.
 
     """
 
     def __init__(
-        self, backbone: Backbone, layers: list[int], *, num_classes: int | None, options: dict[str, Any]
+        self,
+        backbone: Backbone,
+        layers: list[int],
+        *,
+        num_classes: int | None,
+        known_classes: int,
+        options: dict[str, Any],
+        device: torch.device,
     ) -> None:
-        self._backbone, self._layers, self._options = backbone, layers, options
-        self._declared, self._num_classes, self._num_outputs = num_classes is not None, num_classes or 0, 0
-        self._hooks = Hooks(backbone, layers, self._receive, self._accept)
+        self._backbone, self._layers, self._options, self._device = backbone, layers, options, device
+        self._declared, self.num_classes, self._num_outputs = num_classes is not None, num_classes or known_classes, 0
+        self._hooks = Hooks(backbone, layers, self._receive, self._accept, self._note)
         self._metrics: dict[int, NextTokenPerceptionScore] = {}
         self._batch: Batch | None = None
         self._taken = False
+        self._mask: Tensor | None = None
+        self._sequences: Tensor | None = None
         self._refused: list[str] = []
+        self._error: Exception | None = None
         self.samples_seen = 0
 
-    def start(self) -> None:
-        """Install the hooks."""
-        self._hooks.install()
-
     def stop(self) -> None:
-        """Remove the hooks."""
+        """Expect no forward pass any more."""
         self._hooks.remove()
+        self._batch = None
 
     def begin_batch(self, batch: Batch) -> None:
         """Expect the forward pass of ``batch``.
 
         Raises:
-            ValueError: If the labels are not one per sequence, too many to be classes that nobody declared, or floats
+            SetupError: If the labels are not one per sequence, too many to be classes that nobody declared, or floats
                 where classes were declared.
 
         """
-        self._batch, self._taken, self._refused = batch, False, []
-        if batch.labels.is_floating_point():
-            if self._declared:
-                raise ValueError(
-                    f"labels are {batch.labels.dtype}, which means regression targets, but num_classes ="
-                    f" {self._num_classes} was given; give integer class indices, or no num_classes"
-                )
-            self._num_outputs = batch.labels[0].numel()
-            return
-        check_class_indices(batch.labels)
-        if not self._declared:
-            self._num_classes = max(self._num_classes, int(batch.labels.max()) + 1, 2)
-            if self._num_classes > _MAX_INFERRED_CLASSES:
-                raise ValueError(
-                    f"the labels go up to {self._num_classes - 1}, which looks like token ids; if they are classes,"
-                    " pass num_classes"
-                )
+        self._batch, self._taken, self._refused, self._error = self._labelled(batch), False, [], None
+        self._hooks.install()
 
     def end_batch(self) -> None:
         """Close the batch.
 
         Raises:
-            RuntimeError: If none of the model's calls was the batch's own.
+            SetupError: If none of the model's calls was the batch's own, or it was made in a way that is not supported.
+            ValueError: If what was captured cannot be scored.
 
         """
-        batch, self._batch = self._batch, None
+        batch = self._batch
         if batch is None:
             return
+        self.stop()
         self.samples_seen += len(batch.labels)
+        if self._error is not None:
+            raise self._error
         if not self._taken:
             name = type(self._backbone.decoder).__name__
-            seen = "; ".join(dict.fromkeys(self._refused)) or (
-                "it was not called (is another model used, or does a compiled one ignore hooks?)"
-            )
-            raise RuntimeError(
+            seen = "; ".join(dict.fromkeys(self._refused)) or "it was not called (is another model used?)"
+            raise SetupError(
                 f"no forward pass of {name} over the batch of {len(batch.labels)} labels was seen: {seen}. Pass the"
                 " model that is called with `model=`, or where the batch holds one label per sequence with `labels=`"
             )
+
+    def check_seen(self, reduce_max: Callable[[Tensor], Tensor]) -> None:
+        """Every rank must call it.
+
+        Raises:
+            SetupError: If no rank had a batch.
+
+        """
+        if not int(reduce_max(torch.tensor(self.samples_seen, device=self._device))):
+            raise SetupError("no validation batch was seen: is dataloader_idx right, and the dataset not empty?")
 
     def details(self, reduce_max: Callable[[Tensor], Tensor]) -> dict[int, NTPSDetails]:
         """The details of every layer, over all ranks; every rank must call it.
@@ -121,84 +117,119 @@ class Measurement:
         Args:
             reduce_max: elementwise maximum of a tensor over the ranks.
 
+        Raises:
+            SetupError: If no rank had a batch.
+            ValueError: If a layer cannot be scored.
+
         """
+        self.check_seen(reduce_max)
         self._agree(reduce_max)
-        return {layer: self._metrics[layer].details() for layer in self._layers}
+        details, errors = {}, []
+        for layer in self._layers:
+            try:
+                details[layer] = self._metrics[layer].details()
+            except Exception as error:  # the other ranks wait for this one at the next layer
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return details
+
+    def _labelled(self, batch: Batch) -> Batch:
+        """The batch without samples that have no class; notes what its labels are."""
+        labels = batch.labels
+        if labels.is_floating_point():
+            if self._declared:
+                raise SetupError(
+                    f"labels are {labels.dtype}, which means regression targets, but num_classes ="
+                    f" {self.num_classes} was given; give integer class indices, or no num_classes"
+                )
+            self._num_outputs = labels.shape[1] if labels.ndim == 2 else 1
+            return batch
+        try:
+            check_class_indices(labels)
+        except ValueError as error:
+            raise SetupError(str(error)) from error
+        labelled = labels != _IGNORED
+        if not self._declared and labelled.any():
+            self.num_classes = max(self.num_classes, int(labels.max()) + 1, 2)
+            if self.num_classes > _MAX_INFERRED_CLASSES:
+                raise SetupError(
+                    f"the labels go up to {self.num_classes - 1}, which looks like token ids; if they are classes,"
+                    " pass num_classes"
+                )
+        if labelled.all():
+            return batch
+        return replace(batch, keep=labelled if batch.keep is None else labelled & batch.keep.to(labels.device))
+
+    def _note(self, error: Exception) -> None:
+        """Inside the user's forward pass nothing is raised: the batch's end tells."""
+        self._error = self._error or error
 
     def _accept(self, call: Call) -> bool:
         batch = self._batch
-        if batch is None or self._taken:
+        if batch is None or self._taken or self._error is not None:
             return False
-        reason = self._why_not(batch, call)
+        if batch.attention_mask is not None:
+            call = replace(call, attention_mask=batch.attention_mask)
+        sequences = sequence_ids(call)
+        reason = self._why_not(batch, call, sequences)
         if reason:
             self._refused.append(reason)
-        self._taken = not reason
-        return self._taken
+            return False
+        self._mask, self._sequences = padding_mask(call) if sequences is None else None, sequences
+        self._taken = True
+        return True
 
-    def _why_not(self, batch: Batch, call: Call) -> str | None:
+    def _why_not(self, batch: Batch, call: Call, sequences: Tensor | None) -> str | None:
         if call.cached:
             return "a call with past_key_values, as generate() makes, was left out"
-        if call.batch_size != len(batch.labels):
-            return f"a call over {call.batch_size} sequences was left out"
+        rows = call.shape[0]
+        count = rows if sequences is None else int(sequences.max()) + 1
+        if count != len(batch.labels):
+            packed = f", packed into {rows}," if sequences is not None else ""
+            hint = " (packed? their boundaries must be given, as restarting position_ids or cu_seq_lens)"
+            return f"a call over {count} sequences{packed} was left out{hint if rows < len(batch.labels) else ''}"
         if adapters_disabled(self._backbone):
             return "a call with the adapters disabled was left out"
-        ids, own = call.input_ids, batch.input_ids
-        if ids is not None and own is not None and ids.shape == own.shape and not torch.equal(ids, own):
-            return "a call with other input_ids than the batch's was left out"
+        ids = call.input_ids
+        if ids is not None:
+            own = [t.to(ids.device) for t in batch.input_ids if t.shape == ids.shape]
+            if own and not any(torch.equal(ids, t) for t in own):
+                return "a call with other input_ids than the batch's was left out"
         return None
 
     def _receive(self, layer: int, hidden_states: Tensor, call: Call) -> None:
-        batch = self._batch
+        batch, mask = self._batch, self._mask
         assert batch is not None
-        mask = padding_mask(call) if batch.attention_mask is None else batch.attention_mask
+        if self._sequences is not None:
+            hidden_states, mask = unpack(hidden_states, self._sequences)
         labels, keep = batch.labels.to(hidden_states.device), batch.keep
         if keep is not None:
             if not keep.any():
                 return
             keep = keep.to(hidden_states.device)
-            hidden_states, labels, mask = hidden_states[keep], labels[keep], None if mask is None else mask[keep]
-        metric = self._metric(layer, hidden_states.shape[-1], hidden_states.device)
-        metric.update(hidden_states, labels, mask)
+            hidden_states, labels = hidden_states[keep], labels[keep]
+            mask = None if mask is None else mask[keep.to(mask.device)]
+        self._metric(layer, hidden_states.shape[-1], hidden_states.device).update(hidden_states, labels, mask)
 
     def _metric(self, layer: int, hidden_size: int, device: torch.device) -> NextTokenPerceptionScore:
         if layer not in self._metrics:
-            classes, outputs = (None, self._num_outputs) if self._num_outputs else (self._num_classes, None)
+            classes, outputs = (None, self._num_outputs) if self._num_outputs else (self.num_classes, None)
+            if not self._metrics and self._backbone.hidden_size is None:
+                check_memory(len(self._layers), hidden_size, classes or outputs or 0, device)
             metric = NextTokenPerceptionScore(hidden_size, classes, num_outputs=outputs, **self._options)
             self._metrics[layer] = metric.to(device)
         metric = self._metrics[layer]
         if not self._num_outputs:
-            metric.grow(self._num_classes)
+            metric.grow(self.num_classes)
         return metric
 
     def _agree(self, reduce_max: Callable[[Tensor], Tensor]) -> None:
         """Ranks may have seen other classes, or no batch at all; their states must have one shape."""
-        device = next(self._backbone.decoder.parameters()).device
         widths = [self._metrics[layer].hidden_size if layer in self._metrics else 0 for layer in self._layers]
-        sizes = torch.tensor([self._num_classes, self._num_outputs, *widths], device=device)
-        self._num_classes, self._num_outputs, *widths = reduce_max(sizes).tolist()
+        sizes = torch.tensor([self.num_classes, self._num_outputs, *widths], device=self._device)
+        self.num_classes, self._num_outputs, *widths = reduce_max(sizes).tolist()
         for layer, width in zip(self._layers, widths, strict=True):
             if width == 0:
-                raise ValueError(
-                    "no validation batch was measured: is dataloader_idx right, and the dataset not empty?"
-                )
-            self._metric(layer, width, device)
-
-
-def padding_duplicates(loader: Any, first: int, count: int) -> Tensor | None:
-    """Which of a rank's samples are its own, where a DistributedSampler repeats some to even out the ranks.
-
-    Args:
-        loader: the rank's dataloader.
-        first: how many samples the rank has drawn before these.
-        count: how many these are.
-
-    Returns:
-        ``(count,)`` bool, or ``None`` where nothing is repeated.
-
-    """
-    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None) or getattr(loader, "sampler", None)
-    if not isinstance(sampler, DistributedSampler) or sampler.drop_last:
-        return None
-    position = sampler.rank + sampler.num_replicas * torch.arange(first, first + count)
-    own: Tensor = position < len(sampler.dataset)  # type: ignore[arg-type]
-    return own
+                raise ValueError("no sample of the validation set has a label, they are all -100")
+            self._metric(layer, width, self._device)

@@ -8,6 +8,24 @@ import pytest
 import torch
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--compatibility", action="store_true", help="run the tests of COMPATIBILITY.md alone and write it")
+
+
+def pytest_configure(config):
+    if config.getoption("--compatibility"):
+        from compatibility import Table
+
+        config.pluginmanager.register(Table())
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--compatibility"):
+        items[:] = [item for item in items if item.get_closest_marker("compatibility")]
+
+
 torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
 
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from ntps_lightning import NextTokenPerceptionScore, capture_representations
-from ntps_lightning.capture import find_backbone
+from ntps_lightning.backbone import find_backbone
 
 
 @pytest.fixture

@@ -1,0 +1,45 @@
+"""What the score's sums take, and what a device has left."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from ntps_lightning.errors import SetupError
+
+
+def state_bytes(num_layers: int, hidden_size: int, num_outputs: int) -> int:
+    """Bytes of the sums over samples of ``num_layers`` layers: layers x (3 d² + d C) x 8."""
+    return num_layers * (3 * hidden_size**2 + hidden_size * num_outputs) * 8
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Bytes that can be allocated on ``device``, or ``None`` where that is not known."""
+    if device.type == "cpu":
+        return int(psutil.virtual_memory().available)
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    return None
+
+
+def check_memory(num_layers: int, hidden_size: int, num_outputs: int, device: torch.device) -> None:
+    """Say what will be allocated, before it is.
+
+    Raises:
+        SetupError: If the device does not have it.
+
+    """
+    need, free = state_bytes(num_layers, hidden_size, num_outputs), available_bytes(device)
+    formula = f"{num_layers} layers x (3 x {hidden_size}² + {hidden_size} x {num_outputs}) x 8 bytes"
+    sums = f"{_size(need)} on {device}: {formula}"
+    if free is not None and need > free:
+        fit = free * num_layers // need
+        way_out = f"name at most {fit} layers with `layers=`" if fit else "not even one layer fits"
+        raise SetupError(f"NTPS needs {sums}, and only {_size(free)} are free; {way_out}")
+    rank_zero_info(f"NTPS will take {sums}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,79 @@
+"""Writes COMPATIBILITY.md from the outcomes of the tests that ran; a pytest plugin.
+
+A test says what it shows with ``@pytest.mark.compatibility(section, row, note_or_column)``: in the section "Models" the
+third is a column of the table, elsewhere what is checked. ``make compatibility`` runs those tests and writes the file.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).parent.parent / "COMPATIBILITY.md"
+SECTIONS = {
+    "Models": "Every layer that is captured equals `output_hidden_states=True` to the bit. An empty cell: Transformers has"
+    " no such model.",
+    "Not supported": "One error at the start, which names the reason and the way out.",
+    "Passes": "What a `validation_step` may do.",
+    "Strategies": "Two processes on CPU (gloo). Every rank logs the same bits, and the score of one process.",
+    "Precision": "The score against the float64 definition.",
+    "Lifecycle": "What a Trainer may do.",
+    "Faults": "The run goes on, or stops with one clear error before it has cost anything.",
+}
+_MARKS = {"passed": "✓", "failed": "✗", "skipped": "not run"}
+
+
+class Table:
+    """Collects outcomes while tests run."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[tuple[str, str, str], str] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item, call):
+        report = yield
+        if report.when == "call" or not report.passed:
+            for mark in item.iter_markers("compatibility"):
+                key = mark.args if len(mark.args) == 3 else (*mark.args, "")
+                outcome = _MARKS[report.outcome]
+                if report.skipped and isinstance(report.longrepr, tuple):
+                    outcome = f"not run: {report.longrepr[2].removeprefix('Skipped: ')}"
+                if self.outcomes.get(key) in (None, "✓"):
+                    self.outcomes[key] = outcome
+        return report
+
+    def pytest_sessionfinish(self, session):
+        if session.exitstatus in (0, 1):
+            FILE.write_text(self.render())
+
+    def render(self) -> str:
+        survived = sum(outcome == "✓" for outcome in self.outcomes.values())
+        packages = ["torch", "lightning", "transformers", "peft", "torchmetrics"]
+        versions = ", ".join(f"{name} {version(name)}" for name in packages)
+        lines = [
+            "# Compatibility",
+            "",
+            f"Written by `make compatibility` from the tests that ran: {survived} of {len(self.outcomes)} passed, with"
+            f" {versions}, Python {'.'.join(platform.python_version_tuple()[:2])}, on {platform.system()} without a GPU.",
+        ]
+        for section, text in SECTIONS.items():
+            cases = {(row, last): o for (where, row, last), o in self.outcomes.items() if where == section}
+            if cases:
+                lines += ["", f"## {section}", "", text, "", *(_matrix if section == "Models" else _list)(cases)]
+        return "\n".join(lines) + "\n"
+
+
+def _matrix(cases: dict[tuple[str, str], str]) -> list[str]:
+    columns = list(dict.fromkeys(column for _, column in cases))
+    lines = [f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    for row in dict.fromkeys(row for row, _ in cases):
+        lines.append(f"| {row} | {' | '.join(cases.get((row, column), '') for column in columns)} |")
+    return lines
+
+
+def _list(cases: dict[tuple[str, str], str]) -> list[str]:
+    lines = ["| | | what is checked |", "|---|---|---|"]
+    return lines + [f"| {row} | {outcome} | {note} |" for (row, note), outcome in cases.items()]
