@@ -102,7 +102,9 @@ def _pretrained(module: nn.Module) -> dict[str, PreTrainedModel]:
 def _decoder(model: PreTrainedModel) -> Backbone:
     if model.config.is_encoder_decoder:
         raise ValueError(f"{type(model).__name__} is an encoder-decoder; decoder-only language models are supported")
-    decoder: PreTrainedModel = model.get_decoder()  # type: ignore[no-untyped-call]
+    decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+    if not isinstance(decoder, PreTrainedModel):  # a head that is called decoder
+        decoder = model.base_model
     if "past_key_values" not in inspect.signature(decoder.forward).parameters:
         raise ValueError(
             f"{type(decoder).__name__} takes no past_key_values: it is no attention decoder (a state-space model?);"
@@ -116,7 +118,9 @@ def _decoder(model: PreTrainedModel) -> Backbone:
             f"{type(decoder).__name__} has {len(stacks)} lists of num_hidden_layers = {depth} modules, expected one;"
             " name a module that returns hidden states with `model=`"
         )
-    return Backbone(decoder, list(stacks[0]), config.hidden_size)
+    # Some causal LMs call themselves their decoder, but return logits: the innermost model round the layers does not.
+    owners = [m for m in decoder.modules() if isinstance(m, PreTrainedModel) and stacks[0] in set(m.modules())]
+    return Backbone(owners[-1], list(stacks[0]), config.hidden_size)
 
 
 def _plain(module: nn.Module) -> Backbone:

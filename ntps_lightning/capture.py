@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ntps_lightning.backbone import Backbone, Layers, find_backbone
+from ntps_lightning.errors import SetupError
 from ntps_lightning.sequences import Call, padding_mask
 
 
@@ -122,6 +123,11 @@ class Hooks:
             return
         if hasattr(hidden_states, "full_tensor"):  # sharded over ranks, which all come here
             hidden_states = hidden_states.full_tensor()
+        if hidden_states.ndim != 3:
+            raise SetupError(
+                f"layer {index} of {type(self._backbone.decoder).__name__} has hidden states of shape"
+                f" {tuple(hidden_states.shape)}, not (N, T, d): name another one with `layers=`, such as -1"
+            )
         self._receive(index, hidden_states.detach(), self._call)
 
 

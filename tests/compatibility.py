@@ -11,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 
 FILE = Path(__file__).parent.parent / "COMPATIBILITY.md"
 SECTIONS = {
-    "Models": "Every layer that is captured equals `output_hidden_states=True` to the bit. An empty cell: Transformers has"
-    " no such model.",
+    "Models": "Every layer equals `output_hidden_states=True` to the bit. Empty cells: no such model.",
     "Not supported": "One error at the start, which names the reason and the way out.",
     "Passes": "What a `validation_step` may do.",
     "Strategies": "Two processes on CPU (gloo). Every rank logs the same bits, and the score of one process.",
@@ -57,13 +57,17 @@ class Table:
             "# Compatibility",
             "",
             f"Written by `make compatibility` from the tests that ran: {survived} of {len(self.outcomes)} passed, with"
-            f" {versions}, Python {'.'.join(platform.python_version_tuple()[:2])}, on {platform.system()} without a GPU.",
+            f" {versions}, Python {'.'.join(platform.python_version_tuple()[:2])}, {_device()}.",
         ]
         for section, text in SECTIONS.items():
             cases = {(row, last): o for (where, row, last), o in self.outcomes.items() if where == section}
             if cases:
                 lines += ["", f"## {section}", "", text, "", *(_matrix if section == "Models" else _list)(cases)]
         return "\n".join(lines) + "\n"
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.system()} on CPU, no GPU"
 
 
 def _matrix(cases: dict[tuple[str, str], str]) -> list[str]:

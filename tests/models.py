@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
+import oracle
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
@@ -45,6 +46,26 @@ class LoraModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam((p for p in self.parameters() if p.requires_grad), lr=self.learning_rate)
+
+
+class Recording(LoraModule):
+    """Saves the hidden states of its own forward pass, for the oracle."""
+
+    def on_validation_epoch_start(self):
+        self.epochs = [*getattr(self, "epochs", []), []]
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.record(self.model(**batch, output_hidden_states=True), batch)
+
+    def record(self, output, batch):
+        states = [h.detach().double().numpy() for h in output.hidden_states]
+        for i, mask in enumerate(batch["attention_mask"].bool().numpy()):
+            self.epochs[-1].append(([h[i][mask] for h in states], int(batch["labels"][i])))
+
+    def score(self, epoch, layer=-1, k=3, **options):
+        states, labels = zip(*self.epochs[epoch], strict=True)
+        targets = oracle.one_hot(labels, CLASSES)
+        return oracle.ntps([s[layer] for s in states], targets, k, CLASSES - 1, ridge=0.1, **options)
 
 
 class Padding:

@@ -6,14 +6,13 @@ import json
 import logging
 
 import lightning.pytorch as pl
-import oracle
 import pytest
 import pytorch_lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from models import CLASSES, LAYERS, LoraModule, Padding, loader, make_trainer, samples
+from models import CLASSES, LAYERS, LoraModule, Padding, Recording, loader, make_trainer, samples
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader
@@ -21,24 +20,6 @@ from torch.utils.data import DataLoader
 from ntps_lightning import NTPSCallback
 
 KEYS = ("captured", "null", "lift", "gain", "chance", "probe_mse", "samples_per_dim")
-
-
-class Recording(LoraModule):
-    """Saves the hidden states of its own forward pass, for the oracle."""
-
-    def on_validation_epoch_start(self):
-        self.epochs = [*getattr(self, "epochs", []), []]
-
-    def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        output = self.model(**batch, output_hidden_states=True)
-        states = [h.detach().double().numpy() for h in output.hidden_states]
-        for i, mask in enumerate(batch["attention_mask"].bool().numpy()):
-            self.epochs[-1].append(([h[i][mask] for h in states], int(batch["labels"][i])))
-
-    def score(self, epoch, layer=-1, k=3, **options):
-        states, labels = zip(*self.epochs[epoch], strict=True)
-        targets = oracle.one_hot(labels, CLASSES)
-        return oracle.ntps([s[layer] for s in states], targets, k, CLASSES - 1, ridge=0.1, **options)
 
 
 class Seen(Callback):
