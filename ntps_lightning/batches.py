@@ -81,6 +81,26 @@ def own_samples(trainer: Any, dataloader_idx: int, first: int, count: int) -> Te
     return _padding_duplicates(_nth_loader(trainer.val_dataloaders, dataloader_idx), first, count)
 
 
+def refuse_empty_loaders(trainer: Any) -> None:
+    """Lightning can be told to skip validation on ranks whose loader has length zero; the others would wait for them.
+
+    Raises:
+        SetupError: On every rank, if a rank will skip its validation.
+
+    """
+    flag = "allow_zero_length_dataloader_with_multiple_devices"
+    if not any(getattr(owner, flag, False) for owner in (trainer.lightning_module, trainer.datamodule)):
+        return
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    loop.setup_data()
+    skipped = torch.tensor(float(trainer.enable_validation and loop.skip), device=trainer.strategy.root_device)
+    if float(trainer.strategy.reduce(skipped, reduce_op="max")):
+        raise SetupError(
+            "a rank has a validation dataloader of length zero, and skips validation while the other ranks wait for it"
+            " to agree on the score; give every rank a batch, or an IterableDataset without length"
+        )
+
+
 def _repeats_another_rank(trainer: Any) -> bool:
     """Ranks that split a model over a tensor see the same samples: the first of them counts."""
     mesh = getattr(trainer.strategy, "device_mesh", None)

@@ -19,7 +19,7 @@ from torch import nn
 from torchmetrics.utilities import rank_zero_warn
 
 from ntps_lightning.backbone import find_backbone
-from ntps_lightning.batches import Batch, BatchItem, input_ids, item, own_samples
+from ntps_lightning.batches import Batch, BatchItem, input_ids, item, own_samples, refuse_empty_loaders
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional import NTPSDetails
 from ntps_lightning.functional.moments import Pooling
@@ -150,9 +150,13 @@ class NTPSCallback(Callback):
             if trainer.num_sanity_val_steps != math.inf:
                 self._user_sanity_steps, trainer.num_sanity_val_steps = trainer.num_sanity_val_steps, math.inf
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        refuse_empty_loaders(trainer)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         measured = self._full_sanity_check and bool(self.history)
         self._end_sanity_check(trainer)
+        refuse_empty_loaders(trainer)
         if measured:
             # Lightning drops what is logged in the sanity check: the loggers get it here, as the point at step 0.
             for logger in trainer.loggers:
@@ -297,7 +301,8 @@ class NTPSCallback(Callback):
             reason = f"{what}: {error!r}" if what else str(error) or repr(error)
             if not what:
                 self._fault = self._fault or reason
-                self._stop()
+                if self._measurement is not None:
+                    self._measurement.fail()
             self._warn_once(trainer, reason)
 
     def _warn_once(self, trainer: Trainer, reason: str) -> None:

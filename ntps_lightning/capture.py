@@ -97,7 +97,6 @@ class Hooks:
             except Exception as error:
                 if self._on_error is None:
                     raise
-                self._call = None
                 self._on_error(error)
 
         return call
@@ -123,10 +122,11 @@ class Hooks:
             return
         if hasattr(hidden_states, "full_tensor"):  # sharded over ranks, which all come here
             hidden_states = hidden_states.full_tensor()
-        if hidden_states.ndim != 3:
+        shape = tuple(hidden_states.shape)
+        if len(shape) != 3 or self._call.shape not in (shape[:2], (0, 0)):
             raise SetupError(
-                f"layer {index} of {type(self._backbone.decoder).__name__} has hidden states of shape"
-                f" {tuple(hidden_states.shape)}, not (N, T, d): name another one with `layers=`, such as -1"
+                f"layer {index} of {type(self._backbone.decoder).__name__} has hidden states of shape {shape}, not"
+                f" (N, T, d) for an input of (N, T) = {self._call.shape}: name another one with `layers=`, such as -1"
             )
         self._receive(index, hidden_states.detach(), self._call)
 

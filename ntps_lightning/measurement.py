@@ -60,12 +60,18 @@ class Measurement:
         self._sequences: Tensor | None = None
         self._refused: list[str] = []
         self._error: Exception | None = None
+        self._failed = False
         self.samples_seen = 0
 
     def stop(self) -> None:
         """Expect no forward pass any more."""
         self._hooks.remove()
         self._batch = None
+
+    def fail(self) -> None:
+        """Count nothing any more. It still listens: ranks that share a model must gather its states together."""
+        self._failed = True
+        self._metrics.clear()
 
     def begin_batch(self, batch: Batch) -> None:
         """Expect the forward pass of ``batch``.
@@ -91,6 +97,8 @@ class Measurement:
             return
         self.stop()
         self.samples_seen += len(batch.labels)
+        if self._failed:
+            return
         if self._error is not None:
             raise self._error
         if not self._taken:
@@ -200,7 +208,8 @@ class Measurement:
 
     def _receive(self, layer: int, hidden_states: Tensor, call: Call) -> None:
         batch, mask = self._batch, self._mask
-        assert batch is not None
+        if batch is None or self._failed or self._error is not None:
+            return
         if self._sequences is not None:
             hidden_states, mask = unpack(hidden_states, self._sequences)
         labels, keep = batch.labels.to(hidden_states.device), batch.keep

@@ -11,7 +11,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--compatibility", action="store_true", help="run the tests of COMPATIBILITY.md alone and write it")
+    parser.addoption(
+        "--compatibility", action="store_true", help="run the tests of COMPATIBILITY.md alone and write it"
+    )
 
 
 def pytest_configure(config):

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import oracle
 import torch
+from lightning.pytorch.callbacks import Callback
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -66,6 +67,20 @@ class Recording(LoraModule):
         states, labels = zip(*self.epochs[epoch], strict=True)
         targets = oracle.one_hot(labels, CLASSES)
         return oracle.ntps([s[layer] for s in states], targets, k, CLASSES - 1, ridge=0.1, **options)
+
+
+class Seen(Callback):
+    """What monitors see at the end of each validation."""
+
+    def __init__(self):
+        self.at_train_start, self.epochs = None, []
+
+    def on_train_start(self, trainer, pl_module):
+        self.at_train_start = dict(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            self.epochs.append({k: float(v) for k, v in trainer.callback_metrics.items()})
 
 
 class Padding:

@@ -9,10 +9,10 @@ import lightning.pytorch as pl
 import pytest
 import pytorch_lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from models import CLASSES, LAYERS, LoraModule, Padding, Recording, loader, make_trainer, samples
+from models import CLASSES, LAYERS, LoraModule, Padding, Recording, Seen, loader, make_trainer, samples
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader
@@ -20,20 +20,6 @@ from torch.utils.data import DataLoader
 from ntps_lightning import NTPSCallback
 
 KEYS = ("captured", "null", "lift", "gain", "chance", "probe_mse", "samples_per_dim")
-
-
-class Seen(Callback):
-    """What monitors see at the end of each validation."""
-
-    def __init__(self):
-        self.at_train_start, self.epochs = None, []
-
-    def on_train_start(self, trainer, pl_module):
-        self.at_train_start = dict(trainer.callback_metrics)
-
-    def on_validation_end(self, trainer, pl_module):
-        if not trainer.sanity_checking:
-            self.epochs.append({k: float(v) for k, v in trainer.callback_metrics.items()})
 
 
 def hooks_on(module: nn.Module) -> int:

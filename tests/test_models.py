@@ -129,7 +129,7 @@ def test_layers_of_several_streams_are_refused_but_the_last(batch):
     assert torch.equal(captured[-1], expected)
     with (
         pytest.raises(
-            ValueError, match=r"layer 1 of Gemma3nTextModel .* \(2, 4, 7, 16\), not \(N, T, d\): name another"
+            ValueError, match=r"layer 1 of Gemma3nTextModel .* \(2, 4, 7, 16\), not \(N, T, d\) for .*: name another"
         ),
         torch.no_grad(),
         capture_representations(model, layers=1),
