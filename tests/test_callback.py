@@ -71,6 +71,7 @@ def test_details_are_at_hand(finished):
     assert callback.baseline_details[2].score == callback.history[0]["ntps"]
 
 
+@pytest.mark.compatibility("Lifecycle", "sanity check", "no trace in what monitors see; short again after the baseline")
 def test_the_sanity_check_leaves_no_trace(finished, tmp_path):
     _, _, seen, trainer, _ = finished
     assert seen.at_train_start == {}
@@ -93,6 +94,7 @@ def test_the_run_itself_is_untouched_to_the_bit(tmp_path):
     assert torch.equal(states[0][1], states[1][1])
 
 
+@pytest.mark.compatibility("Lifecycle", "EarlyStopping", "stops when it should, wherever it stands in the list")
 @pytest.mark.parametrize("first", ["callback", "stopping"])
 def test_early_stopping_stops_when_it_should_in_either_order(tmp_path, first):
     free = NTPSCallback()
@@ -114,6 +116,7 @@ def test_early_stopping_stops_when_it_should_in_either_order(tmp_path, first):
     assert stopping.best_score == pytest.approx(max(scores[: expected + 1]), rel=1e-6)
 
 
+@pytest.mark.compatibility("Lifecycle", "ModelCheckpoint", "keeps the best score")
 def test_checkpoints_keep_the_best_score(tmp_path):
     checkpoint, callback = ModelCheckpoint(tmp_path, monitor="ntps", mode="max", save_top_k=1), NTPSCallback()
     trainer = make_trainer(tmp_path, callbacks=[checkpoint, callback], enable_checkpointing=True)
@@ -121,6 +124,7 @@ def test_checkpoints_keep_the_best_score(tmp_path):
     assert float(checkpoint.best_model_score) == pytest.approx(max(r["ntps"] for r in callback.history[1:]), rel=1e-6)
 
 
+@pytest.mark.compatibility("Lifecycle", "checkpoint and resume", "the history and baseline of an uninterrupted run")
 def test_resuming_keeps_history_and_baseline(tmp_path):
     whole = NTPSCallback()
     make_trainer(tmp_path, callbacks=[whole]).fit(LoraModule(), loader(), loader(60, seed=1))
@@ -133,6 +137,9 @@ def test_resuming_keeps_history_and_baseline(tmp_path):
     assert resumed.history == whole.history
 
 
+@pytest.mark.compatibility(
+    "Lifecycle", "`validate()` before `fit()`", "the first is the baseline of the second; inference mode does no harm"
+)
 def test_validate_then_fit(tmp_path):
     """The first is the baseline of the second; validate() runs in inference mode, which fit must survive."""
     module, callback = Recording(), NTPSCallback()
@@ -225,6 +232,7 @@ def test_classes_are_found_as_they_appear(tmp_path):
         assert row == pytest.approx(other, rel=1e-6)
 
 
+@pytest.mark.compatibility("Lifecycle", "several validation dataloaders", "the one that is named counts")
 def test_several_dataloaders_and_callbacks_side_by_side(tmp_path):
     module = LoraModule()
     callbacks = [NTPSCallback(prefix="a"), NTPSCallback(prefix="b", dataloader_idx=1, layers=1)]
@@ -336,6 +344,7 @@ def test_a_run_without_validation_is_told_so(tmp_path):
         make_trainer(tmp_path, callbacks=[NTPSCallback()], max_epochs=1).fit(LoraModule(), loader())
 
 
+@pytest.mark.compatibility("Lifecycle", "`fast_dev_run=2`", "measured without a baseline")
 @pytest.mark.filterwarnings("ignore")
 def test_fast_dev_run(tmp_path):
     callback = NTPSCallback()
@@ -362,7 +371,13 @@ def test_regression_targets_and_tuple_batches(tmp_path):
     assert callback.details[LAYERS].rank == 1
 
 
-@pytest.mark.parametrize("package", [pl, pytorch_lightning])
+@pytest.mark.parametrize(
+    "package",
+    [
+        pytest.param(p, id=p.__name__, marks=pytest.mark.compatibility("Lifecycle", f"`{p.__name__}`", "takes it"))
+        for p in (pl, pytorch_lightning)
+    ],
+)
 def test_both_trainers_take_it(tmp_path, package):
     class Module(package.LightningModule):
         training_step, validation_step = LoraModule.training_step, LoraModule.validation_step
@@ -388,6 +403,7 @@ class Data(pl.LightningDataModule):
         return loader(60, seed=1)
 
 
+@pytest.mark.compatibility("Lifecycle", "LightningCLI", "built from YAML")
 def test_lightning_cli_builds_it_from_yaml(tmp_path):
     config = {
         "trainer": {

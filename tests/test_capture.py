@@ -173,22 +173,36 @@ def encoder_decoder():
     return T5ForConditionalGeneration(T5Config(vocab_size=9, **sizes))
 
 
+def state_space():
+    return MambaForCausalLM(MambaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1))
+
+
+def two_models():
+    return nn.ModuleList([LlamaModel(tiny_config()), LlamaModel(tiny_config())])
+
+
+def time_first():
+    layer = nn.TransformerEncoderLayer(HIDDEN, 2)
+    return nn.ModuleDict({"backbone": nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)})
+
+
+def unsupported(row, make, message):
+    note = f"`{message}`"
+    return pytest.param(make, message, id=row, marks=pytest.mark.compatibility("Not supported", row, note))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: nn.Linear(2, 2), "it holds none"),
-        (lambda: nn.ModuleList([LlamaModel(tiny_config()), LlamaModel(tiny_config())]), "it holds 2: '0', '1'"),
-        (
-            lambda: T5ForConditionalGeneration(
-                T5Config(vocab_size=9, d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=8)
-            ),
-            "encoder-decoder",
-        ),
-        (lambda: MambaForCausalLM(MambaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1)), "state-space"),
-        (prompt_tuned, "prompt and prefix tuning"),
-        (prefix_tuned, "prompt and prefix tuning"),
+        unsupported("encoder-decoder models", encoder_decoder, "encoder-decoder"),
+        unsupported("state-space models", state_space, "state-space"),
+        unsupported("prompt tuning", prompt_tuned, "prompt and prefix tuning"),
+        unsupported("prefix tuning", prefix_tuned, "prompt and prefix tuning"),
+        unsupported("several models, none named", two_models, "it holds 2: '0', '1'; name the one to score"),
+        unsupported("plain PyTorch with `batch_first=False`", time_first, "build it with batch_first=True"),
     ],
 )
 def test_unsupported_models_get_one_clear_error(make, message):
     with pytest.raises(ValueError, match=message):
-        find_backbone(make())
+        find_backbone(make(), model="backbone" if make is time_first else None)

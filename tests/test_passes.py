@@ -17,9 +17,12 @@ from transformers import BatchEncoding, LlamaForCausalLM
 from ntps_lightning import NTPSCallback
 from ntps_lightning.sequences import Call, sequence_ids, unpack
 
+SAME = "same score as the plain pass, to the bit"
 
-def passes(row: str, note: str = "same score as the plain pass, to the bit", *values: Any, **options: Any) -> Any:
-    return pytest.param(*values, id=row, marks=[pytest.mark.compatibility("Passes", row, note)], **options)
+
+def passes(row: str, note: str, *values: Any, slow: bool = False) -> Any:
+    marks = [pytest.mark.compatibility("Passes", row, note), *([pytest.mark.slow] if slow else [])]
+    return pytest.param(*values, id=row, marks=marks)
 
 
 def run(tmp_path, module, data=None, epochs=1, **options):
@@ -71,15 +74,15 @@ def several_calls(model, batch):
 @pytest.mark.parametrize(
     "make",
     [
-        passes("gradient checkpointing", "same score as the plain pass, to the bit", checkpointed),
+        passes("gradient checkpointing", SAME, checkpointed),
         passes(
             "`use_cache=True`",
-            "same score as the plain pass, to the bit",
+            SAME,
             lambda: Step(lambda m, b: m(**b, use_cache=True)),
         ),
         passes(
             "`return_dict=False`",
-            "same score as the plain pass, to the bit",
+            SAME,
             lambda: Step(lambda m, b: m(**b, return_dict=False)),
         ),
         passes("`generate()` before the pass", "left out; same score, to the bit", lambda: Step(generating)),
@@ -89,7 +92,7 @@ def several_calls(model, batch):
         passes("several calls of the backbone", "the batch's own counts, once", lambda: Step(several_calls)),
         passes(
             "`output_hidden_states=True`",
-            "same score as the plain pass, to the bit",
+            SAME,
             lambda: Step(lambda m, b: m(**b, output_hidden_states=True)),
         ),
     ],
@@ -335,6 +338,7 @@ COMPILED = {
             "heard, and compiled as often as without the callback",
             make,
             backend,
+            slow=backend == "inductor" or name not in ("whole model", "the LightningModule"),
         )
         for name, make in COMPILED.items()
         for backend in ("eager", "inductor")

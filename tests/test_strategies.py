@@ -39,16 +39,18 @@ def single(tmp_path_factory):
     return note
 
 
-def case(strategy: str, samples: int, data: str, name: str):
-    return pytest.param(strategy, samples, data, id=name, marks=pytest.mark.compatibility("Strategies", name))
+def case(strategy: str, samples: int, data: str, name: str, *marks: pytest.MarkDecorator):
+    note = "same bits on both ranks, 1e-7 from one process"
+    marks = [pytest.mark.compatibility("Strategies", name, note), *marks]
+    return pytest.param(strategy, samples, data, id=name, marks=marks)
 
 
 @pytest.mark.parametrize(
     ("strategy", "samples", "data"),
     [
         case("ddp", 61, "sampler", "DDP, padding duplicates"),
-        case("ddp", 41, "sampler", "DDP, a batch of nothing but a padding duplicate"),
-        case("ddp", 61, "uneven", "DDP, fewer batches on one rank"),
+        case("ddp", 41, "sampler", "DDP, a batch of nothing but a padding duplicate", pytest.mark.slow),
+        case("ddp", 61, "uneven", "DDP, fewer batches on one rank", pytest.mark.slow),
         case("ddp", 61, "empty", "DDP, no batches on one rank"),
         case("fsdp", 61, "sampler", "FSDP"),
         case("fsdp2", 61, "sampler", "FSDP2"),
