@@ -21,12 +21,14 @@ class Backbone:
         decoder: the module whose forward pass is listened to; what it returns is the last hidden states.
         layers: its layers in order; none where a plain module has no unique list of them.
         hidden_size: the size that the model's configuration declares, if it has one.
+        model: the model that calls the decoder, if another is called first.
 
     """
 
     decoder: nn.Module
     layers: Sequence[nn.Module]
     hidden_size: int | None = None
+    model: nn.Module | None = None
 
     def resolve(self, layers: Layers) -> list[int]:
         """Indices into ``hidden_states``, in ascending order: 0 the embeddings, L the states after the final norm.
@@ -120,7 +122,7 @@ def _decoder(model: PreTrainedModel) -> Backbone:
         )
     # Some causal LMs call themselves their decoder, but return logits: the innermost model round the layers does not.
     owners = [m for m in decoder.modules() if isinstance(m, PreTrainedModel) and stacks[0] in set(m.modules())]
-    return Backbone(owners[-1], list(stacks[0]), config.hidden_size)
+    return Backbone(owners[-1], list(stacks[0]), config.hidden_size, None if model is owners[-1] else model)
 
 
 def _plain(module: nn.Module) -> Backbone:
@@ -129,6 +131,8 @@ def _plain(module: nn.Module) -> Backbone:
             f"{type(module).__name__} has batch_first=False, so that its hidden states are (T, N, d); (N, T, d) is"
             " supported: build it with batch_first=True, or name a module round it that transposes"
         )
+    if any(getattr(m, "use_nested_tensor", False) for m in module.modules()):
+        return Backbone(module, [])  # layers of torch.nn.TransformerEncoder hand nested tensors to each other
     stacks = {name: m for name, m in module.named_modules() if isinstance(m, nn.ModuleList)}
     outermost = [m for name, m in stacks.items() if not any(name.startswith(f"{k}.") for k in stacks)]
     return Backbone(module, list(outermost[0]) if len(outermost) == 1 else [])

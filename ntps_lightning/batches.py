@@ -49,7 +49,13 @@ def item(batch: Any, where: BatchItem, what: str) -> Tensor:
             f"found no {what} at {where!r} in a batch that is a {type(batch).__name__}{keys}{size}; say where they are"
             f" with NTPSCallback({what}=...): a key, an index, an attribute, or a function of the batch"
         ) from error
-    return torch.as_tensor(found)
+    try:
+        return torch.as_tensor(found)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SetupError(
+            f"{what} at {where!r} are a {type(found).__name__} that makes no tensor ({error}); give a function of the"
+            f" batch that returns one, with NTPSCallback({what}=...)"
+        ) from error
 
 
 def input_ids(batch: Any) -> list[Tensor]:

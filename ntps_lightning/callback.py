@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -18,7 +17,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torchmetrics.utilities import rank_zero_warn
 
-from ntps_lightning.backbone import find_backbone
+from ntps_lightning import report
+from ntps_lightning.backbone import Backbone, find_backbone
 from ntps_lightning.batches import Batch, BatchItem, input_ids, item, own_samples, refuse_empty_loaders
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional import NTPSDetails
@@ -27,8 +27,6 @@ from ntps_lightning.functional.score import check_options
 from ntps_lightning.measurement import Measurement
 from ntps_lightning.memory import check_memory
 from ntps_lightning.monitors import Monitors
-
-_LOGGED = ("captured", "null", "lift", "chance", "probe_mse", "samples_per_dim")
 
 
 class NTPSCallback(Callback):
@@ -137,13 +135,12 @@ class NTPSCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         backbone = find_backbone(pl_module, self.model)
         layers = backbone.resolve(self.layers)
-        self._keys = self._keys_of(layers)
+        self._keys = report.keys(self.prefix, layers, gain=self.baseline)
         self._monitors.check(trainer.callbacks, self._keys)  # type: ignore[attr-defined]
         if not trainer.enable_validation:
             rank_zero_warn(f"NTPSCallback measures `{self.prefix}` on validation epochs, and this run has none.")
             return
-        if backbone.hidden_size is not None:
-            check_memory(len(layers), backbone.hidden_size, self.num_classes or 0, trainer.strategy.root_device)
+        self._check_memory(trainer, backbone, layers)
         untrained = not self.history and trainer.global_step == 0
         if self.baseline and untrained and not (trainer.fast_dev_run or trainer.barebones):  # type: ignore[attr-defined]
             self._full_sanity_check = True
@@ -161,7 +158,7 @@ class NTPSCallback(Callback):
             # Lightning drops what is logged in the sanity check: the loggers get it here, as the point at step 0.
             for logger in trainer.loggers:
                 with self._guard(trainer, "a logger refused the baseline"):
-                    logger.log_metrics(_values_of(self.history[-1]), step=trainer.global_step)
+                    logger.log_metrics(_logged(self.history[-1]), step=trainer.global_step)
             self._log_figures(trainer)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -172,9 +169,12 @@ class NTPSCallback(Callback):
         if self._due:
             with self._guard(trainer):
                 backbone = find_backbone(pl_module, self.model)
+                layers = backbone.resolve(self.layers)
+                if trainer.state.fn == "validate":
+                    self._check_memory(trainer, backbone, layers)
                 self._measurement = Measurement(
                     backbone,
-                    backbone.resolve(self.layers),
+                    layers,
                     num_classes=self.num_classes,
                     known_classes=self._num_classes,
                     options=self._options,
@@ -208,19 +208,26 @@ class NTPSCallback(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._due:
-            self._monitors.hold(trainer, self._keys, self._last_valid)
+            self._monitors.hold(trainer, self._keys, self._last_values)
             return
         sanity = trainer.sanity_checking
         found = self._finish(trainer, glance=sanity and not self._full_sanity_check)
         if sanity and not self._full_sanity_check:
             return
-        row = {"step": trainer.global_step, "epoch": trainer.current_epoch}
         if found:
             self._take(trainer, found)
-        self.history.append(row | (self._values() if found else {self._valid_key: 0.0}))
+        logged = report.values(self.prefix, found, self._baseline_score)
+        self.history.append({"step": trainer.global_step, "epoch": trainer.current_epoch, **logged})
         if not sanity:
-            self._log(trainer, pl_module, valid=bool(found))
-        self._say(trainer)
+            report.log(pl_module, self.prefix, logged)
+            if found:
+                self._monitors.measured()
+                self._log_figures(trainer)
+            else:
+                self._monitors.hold(trainer, self._keys, self._last_values)
+        missing = f"{self.prefix} not measured at step {trainer.global_step}: {self._fault}"
+        line = report.sentence(self.prefix, found, self._baseline_score, trainer.global_step) if found else missing
+        report.say(trainer, line)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._monitors.end_epoch(trainer)
@@ -232,6 +239,10 @@ class NTPSCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._stop()
         self._end_sanity_check(trainer)
+
+    def _check_memory(self, trainer: Trainer, backbone: Backbone, layers: list[int]) -> None:
+        if backbone.hidden_size is not None:
+            check_memory(len(layers), backbone.hidden_size, self.num_classes or 0, trainer.strategy.root_device)
 
     def _finish(self, trainer: Trainer, *, glance: bool) -> dict[int, NTPSDetails]:
         """The details of every layer; nothing if any rank failed. Every rank comes here, whatever happened to it.
@@ -309,7 +320,7 @@ class NTPSCallback(Callback):
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"NTPSCallback, step {trainer.global_step}: {reason}. The run goes on; `{self._valid_key}` = 0 marks"
+                f"NTPSCallback, step {trainer.global_step}: {reason}. The run goes on; `{self.prefix}/valid` = 0 marks"
                 ' validations without a score. This is said once; on_error="raise" stops the run instead.',
                 stacklevel=2,
             )
@@ -321,37 +332,10 @@ class NTPSCallback(Callback):
         return self.details[max(self.details)]
 
     @property
-    def _valid_key(self) -> str:
-        return f"{self.prefix}/valid"
-
-    @property
-    def _last_valid(self) -> dict[str, float]:
-        rows = [row for row in self.history if row[self._valid_key]]
-        return _values_of(rows[-1]) if rows else {self._valid_key: 0.0}
-
-    def _values(self) -> dict[str, float]:
-        details, prefix = self._headline, self.prefix
-        values = {prefix: details.score, self._valid_key: 1.0}
-        values |= {f"{prefix}/{name}": getattr(details, name) for name in _LOGGED}
-        if self._baseline_score is not None:
-            values[f"{prefix}/gain"] = details.score - self._baseline_score
-        names = _layer_names(self.details)
-        values |= {f"{prefix}/{name}": d.score for name, d in zip(names, self.details.values(), strict=False)}
-        return values
-
-    def _keys_of(self, layers: list[int]) -> set[str]:
-        names = ["valid", *_LOGGED, *(["gain"] if self.baseline else []), *(_layer_names(layers))]
-        return {self.prefix, *(f"{self.prefix}/{name}" for name in names)}
-
-    def _log(self, trainer: Trainer, pl_module: LightningModule, *, valid: bool) -> None:
-        for key, value in _values_of(self.history[-1]).items():
-            # The maximum over ranks that agree is the value, to the bit, which a mean need not be.
-            pl_module.log(key, value, prog_bar=key == self.prefix, on_epoch=True, sync_dist=True, reduce_fx="max")
-        if valid:
-            self._monitors.measured()
-            self._log_figures(trainer)
-        else:
-            self._monitors.hold(trainer, self._keys, self._last_valid)
+    def _last_values(self) -> dict[str, float]:
+        """Those of the latest measurement that did not fail."""
+        rows = [row for row in self.history if row[f"{self.prefix}/valid"]]
+        return _logged(rows[-1]) if rows else report.values(self.prefix, {}, None)
 
     def _log_figures(self, trainer: Trainer) -> None:
         if not self.figures or not self.details or not trainer.is_global_zero or find_spec("matplotlib") is None:
@@ -362,27 +346,6 @@ class NTPSCallback(Callback):
         for logger in trainer.loggers:
             with self._guard(trainer, "a figure was not logged"):
                 log_figure(logger, f"{self.prefix}/curves", curve_figure(self._headline, before), trainer.global_step)
-
-    def _say(self, trainer: Trainer) -> None:
-        if not trainer.is_global_zero:
-            return
-        if self._fault:
-            self._print(trainer, f"{self.prefix} not measured at step {trainer.global_step}: {self._fault}")
-            return
-        d = self._headline
-        gain = "" if self._baseline_score is None else f", gain {d.score - self._baseline_score:+.4f}"
-        line = (
-            f"{self.prefix} {d.score:.4f} (null {d.null:.4f}, lift {d.lift:+.4f}{gain}) | captured {d.captured:.4f} |"
-            f" k {d.k} | layer {max(self.details)} | n/d {d.samples_per_dim:.2g} | step {trainer.global_step}"
-        )
-        self._print(trainer, line)
-
-    def _print(self, trainer: Trainer, line: str) -> None:
-        bar = trainer.progress_bar_callback
-        if bar is not None and getattr(bar, "is_enabled", True):
-            bar.print(line)
-        else:
-            logging.getLogger(type(trainer).__module__.partition(".trainer")[0]).info(line)
 
     # To go on
 
@@ -404,10 +367,6 @@ class NTPSCallback(Callback):
         self._num_classes = state_dict["num_classes"]
 
 
-def _values_of(row: dict[str, float]) -> dict[str, float]:
-    """What was measured, of a row of the history."""
+def _logged(row: dict[str, float]) -> dict[str, float]:
+    """What was logged, of a row of the history."""
     return {key: value for key, value in row.items() if key not in ("step", "epoch")}
-
-
-def _layer_names(layers: Collection[int]) -> list[str]:
-    return [f"layer_{layer:02d}" for layer in layers] if len(layers) > 1 else []

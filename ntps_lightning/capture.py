@@ -62,7 +62,7 @@ class Hooks:
         self._receive, self._accept, self._on_error = receive, accept, on_error
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._call: Call | None = None
-        self._signature = inspect.signature(backbone.decoder.forward)
+        self._outer: dict[str, Any] = {}
 
     def install(self) -> None:
         """Start listening."""
@@ -70,6 +70,9 @@ class Hooks:
         _EAGER.enter()
         decoder, layers = self._backbone.decoder, self._backbone.layers
         add, guarded = self._handles.append, self._guarded
+        if self._backbone.model is not None:
+            add(self._backbone.model.register_forward_pre_hook(guarded(self._on_outer_call), with_kwargs=True))
+            add(self._backbone.model.register_forward_hook(guarded(self._on_outer_return)))
         add(decoder.register_forward_pre_hook(guarded(self._on_call), with_kwargs=True))
         for index in self._layers:
             if index == len(layers):
@@ -88,7 +91,7 @@ class Hooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._call = None
+        self._call, self._outer = None, {}
 
     def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
         def call(*args: Any) -> None:
@@ -101,9 +104,14 @@ class Hooks:
 
         return call
 
+    def _on_outer_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._outer = _named(module, args, kwargs)
+
+    def _on_outer_return(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._outer = {}
+
     def _on_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # Wrapped forwards also take arguments that the signature does not name.
-        call = _read_call(dict(zip(self._signature.parameters, args, strict=False)) | kwargs)
+        call = _read_call(_named(module, args, kwargs), self._outer)
         self._call = call if self._accept(call) else None
 
     def _on_embeddings(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -131,7 +139,13 @@ class Hooks:
         self._receive(index, hidden_states.detach(), self._call)
 
 
-def _read_call(named: dict[str, Any]) -> Call:
+def _named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    # Wrapped forwards also take arguments that the signature does not name.
+    return dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
+
+
+def _read_call(named: dict[str, Any], outer: dict[str, Any]) -> Call:
+    """What a decoder was called with; what the model round it made embeddings or other masks of is read there."""
     ids, embeds = named.get("input_ids"), named.get("inputs_embeds")
     given = ids if ids is not None else embeds if embeds is not None else _first_tensor(named.values())
     if ids is None and given is not None and not given.is_floating_point():
@@ -139,10 +153,16 @@ def _read_call(named: dict[str, Any]) -> Call:
     mask, padding = named.get("attention_mask"), named.get("src_key_padding_mask")
     if mask is None and isinstance(padding, Tensor):  # true at padding, as torch.nn.TransformerEncoder has it
         mask = ~padding
+    shape = (0, 0) if given is None or given.ndim < 2 else (given.shape[0], given.shape[1])
+    outer_ids, outer_mask = outer.get("input_ids"), outer.get("attention_mask")
+    if ids is None and isinstance(outer_ids, Tensor) and tuple(outer_ids.shape) == shape:
+        ids = outer_ids
+    if isinstance(outer_mask, Tensor) and tuple(outer_mask.shape) == shape:
+        mask = outer_mask
     return Call(
         input_ids=ids,
         attention_mask=mask,
-        shape=(0, 0) if given is None or given.ndim < 2 else (given.shape[0], given.shape[1]),
+        shape=shape,
         cached=named.get("past_key_values") is not None,
         position_ids=named.get("position_ids"),
         cu_seq_lens=named.get("cu_seq_lens_q"),

@@ -77,8 +77,8 @@ class Measurement:
         """Expect the forward pass of ``batch``.
 
         Raises:
-            SetupError: If the labels are not one per sequence, too many to be classes that nobody declared, or floats
-                where classes were declared.
+            SetupError: If the labels are not one class index per sequence, too many to be classes that nobody declared,
+                or floats where classes were declared.
 
         """
         self._batch, self._taken, self._refused, self._error = self._labelled(batch), False, [], None
@@ -158,8 +158,14 @@ class Measurement:
         except ValueError as error:
             raise SetupError(str(error)) from error
         labelled = labels != _IGNORED
-        if not self._declared and labelled.any():
-            self.num_classes = max(self.num_classes, int(labels.max()) + 1, 2)
+        low, high = (int(labels[labelled].min()), int(labels.max())) if labelled.any() else (0, 0)
+        if low < 0 or (self._declared and high >= self.num_classes):
+            size = self.num_classes if self._declared else "C"
+            raise SetupError(
+                f"labels must be class indices in [0, {size}), or -100 for none, got values from {low} to {high}"
+            )
+        if not self._declared:
+            self.num_classes = max(self.num_classes, high + 1, 2)
             if self.num_classes > _MAX_INFERRED_CLASSES:
                 raise SetupError(
                     f"the labels go up to {self.num_classes - 1}, which looks like token ids; if they are classes,"

@@ -16,6 +16,7 @@ import torch
 FILE = Path(__file__).parent.parent / "COMPATIBILITY.md"
 SECTIONS = {
     "Models": "Every layer equals `output_hidden_states=True` to the bit. Empty cells: no such model.",
+    "Plain PyTorch": "A module that returns `(N, T, d)` hidden states, with its layers in one `nn.ModuleList`.",
     "Not supported": "One error at the start, which names the reason and the way out.",
     "Passes": "What a `validation_step` may do.",
     "Strategies": "Two processes on CPU (gloo). Every rank logs the same bits, and the score of one process.",
@@ -24,6 +25,18 @@ SECTIONS = {
     "Faults": "The run goes on, or stops with one clear error before it has cost anything.",
 }
 _MARKS = {"passed": "✓", "failed": "✗", "skipped": "not run"}
+
+
+NOT_TRIED = """
+## Not tried
+
+- A GPU was not at hand: CUDA, TF32, `16-mixed` and NCCL are unproven. `CUDA_VISIBLE_DEVICES=0 make compatibility` tries
+  the precisions on one.
+- DeepSpeed: Lightning runs it on CUDA GPUs alone ("The DeepSpeed strategy is only supported on CUDA GPUs but
+  `CPUAccelerator` is used").
+- Apple's MPS has no float64, which the sums need.
+- FSDP was tried with sharded checkpoints: on a CPU, PyTorch crashes on a full state dict, with or without the callback.
+"""
 
 
 class Table:
@@ -63,7 +76,7 @@ class Table:
             cases = {(row, last): o for (where, row, last), o in self.outcomes.items() if where == section}
             if cases:
                 lines += ["", f"## {section}", "", text, "", *(_matrix if section == "Models" else _list)(cases)]
-        return "\n".join(lines) + "\n"
+        return "\n".join(lines) + "\n" + NOT_TRIED
 
 
 def _device() -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
 
 
 def pytest_addoption(parser):
@@ -23,12 +24,11 @@ def pytest_configure(config):
         config.pluginmanager.register(Table())
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` takes some away
 def pytest_collection_modifyitems(config, items):
+    config.compatibility_cases = {mark.args for item in items for mark in item.iter_markers("compatibility")}
     if config.getoption("--compatibility"):
         items[:] = [item for item in items if item.get_closest_marker("compatibility")]
-
-
-torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
 
 
 @pytest.fixture(autouse=True)

@@ -122,7 +122,6 @@ class Unlabelled(LoraModule):
     ("label", "message"),
     [
         pytest.param(torch.zeros_like, "a single class", marks=fault("one class only")),
-        pytest.param(lambda y: y - 1, "class indices in", marks=fault("negative labels")),
         pytest.param(lambda y: y * 0 - 100, "they are all -100", marks=fault("every label is -100")),
         pytest.param(lambda y: y / 0.0 * 0, "targets hold NaN", marks=fault("NaN in the regression targets")),
     ],
@@ -133,6 +132,26 @@ def test_labels_that_cannot_be_scored(tmp_path, label, message):
     assert trainer.current_epoch == 3
     assert [row["ntps/valid"] for row in callback.history] == [0] * 4
     assert (len(messages), message in messages[0]) == (1, True), messages
+
+
+@pytest.mark.parametrize(
+    ("label", "message", "classes"),
+    [
+        (lambda y: y - 1, r"in \[0, C\), or -100 for none, got values from -1 to 1", None),
+        (lambda y: y, r"in \[0, 2\), or -100 for none, got values from 0 to 2", 2),
+    ],
+)
+@fault("labels out of range", "refused at the start")
+def test_labels_out_of_range(tmp_path, label, message, classes):
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, Unlabelled(), NTPSCallback(classes), data=relabelled(label))
+
+
+@fault("labels are words", "refused at the start")
+def test_labels_that_are_no_numbers(tmp_path):
+    callback = NTPSCallback(labels=lambda batch: ["sport"] * len(batch["labels"]))
+    with pytest.raises(ValueError, match="are a list that makes no tensor"):
+        fit(tmp_path, LoraModule(), callback)
 
 
 @fault("some labels are -100", "those samples are left out, as PyTorch's losses do; the definition, 1e-6")

@@ -84,6 +84,7 @@ def captured_states(module: nn.Module, model: nn.Module, batch: dict[str, Tensor
         model(**batch)
     assert list(captured) == list(range(LAYERS + 1))
     assert captured[-1] is captured[LAYERS]
+    assert torch.equal(captured.attention_mask, batch["attention_mask"])
     return list(captured.values())
 
 

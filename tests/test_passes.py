@@ -14,7 +14,8 @@ from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader
 from transformers import BatchEncoding, LlamaForCausalLM
 
-from ntps_lightning import NTPSCallback
+from ntps_lightning import NTPSCallback, capture_representations
+from ntps_lightning.backbone import find_backbone
 from ntps_lightning.sequences import Call, sequence_ids, unpack
 
 SAME = "same score as the plain pass, to the bit"
@@ -396,12 +397,37 @@ class PlainModule(pl.LightningModule):
         return torch.optim.Adam(self.parameters())
 
 
+PLAIN = "every layer that its forward pass computes, to the bit"
+
+
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(by, marks=pytest.mark.compatibility("Models", "torch.nn", by)) for by in ("by name", "by object")],
+    [
+        pytest.param(
+            "inner.backbone", marks=pytest.mark.compatibility("Plain PyTorch", '`model="inner.backbone"`', PLAIN)
+        ),
+        pytest.param("", marks=pytest.mark.compatibility("Plain PyTorch", "`model=module.inner.backbone`", PLAIN)),
+    ],
 )
 def test_modules_of_plain_pytorch(tmp_path, name):
     module = PlainModule()
-    model = "inner.backbone" if name == "by name" else module.inner["backbone"]
-    history = run(tmp_path, module, model=model, layers="all")
+    history = run(tmp_path, module, model=name or module.inner["backbone"], layers="all")
     assert {key for key in history[0] if "layer" in key} == {f"ntps/layer_{i:02d}" for i in range(4)}
+    backbone = module.inner["backbone"].eval()
+    batch = next(iter(loader()))
+    with capture_representations(backbone, layers="all") as captured:
+        backbone(batch["input_ids"], batch["attention_mask"])
+    assert all(torch.equal(captured[i], state) for i, state in enumerate(backbone.states))
+
+
+def test_layers_of_nested_tensors_are_left_alone():
+    layer = nn.TransformerEncoderLayer(HIDDEN, 2, 32, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2).eval()
+    hidden, padding = torch.randn(4, 7, HIDDEN), torch.zeros(4, 7, dtype=torch.bool)
+    padding[1, 4:] = True
+    with torch.no_grad(), capture_representations(encoder) as captured:
+        output = encoder(hidden, src_key_padding_mask=padding)
+    assert torch.equal(captured[-1], output)
+    assert torch.equal(captured.attention_mask, ~padding)
+    with pytest.raises(ValueError, match="for the 0 layers of TransformerEncoder"):
+        find_backbone(encoder, encoder).resolve([1])
