@@ -242,7 +242,7 @@ class NTPSCallback(Callback):
 
     def _check_memory(self, trainer: Trainer, backbone: Backbone, layers: list[int]) -> None:
         if backbone.hidden_size is not None:
-            check_memory(len(layers), backbone.hidden_size, self.num_classes or 0, trainer.strategy.root_device)
+            check_memory(len(layers), backbone.hidden_size, self.num_classes, trainer.strategy.root_device)
 
     def _finish(self, trainer: Trainer, *, glance: bool) -> dict[int, NTPSDetails]:
         """The details of every layer; nothing if any rank failed. Every rank comes here, whatever happened to it.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from ntps_lightning.functional import NTPSDetails
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_ROOM = 64 * 2**20
 
 _INK, _MUTED, _ACCENT, _SECOND = "#1a1a1a", "#8a8a8a", "#1f6feb", "#d9480f"
 
@@ -51,7 +55,16 @@ def _points(curve: Any) -> tuple[range, list[float]]:
 
 
 def log_figure(logger: Any, tag: str, figure: Figure, step: int) -> bool:
-    """Hand a figure to a Lightning logger; returns whether it could take one (TensorBoard and Weights & Biases can)."""
+    """Hand a figure to a Lightning logger; returns whether it could take one (TensorBoard and Weights & Biases can).
+
+    Raises:
+        OSError: If the logger's disk is almost full: TensorBoard's writer dies of a failed write, and the run of that.
+
+    """
+    folder = getattr(logger, "save_dir", None)
+    free = shutil.disk_usage(folder).free if folder and os.path.isdir(folder) else _ROOM
+    if free < _ROOM:
+        raise OSError(f"{free / 2**20:.0f} MiB are free at {folder}, and a failed write would stop the run")
     if hasattr(logger, "log_image"):
         logger.log_image(key=tag, images=[figure], step=step)
         return True

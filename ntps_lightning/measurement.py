@@ -231,7 +231,7 @@ class Measurement:
         if layer not in self._metrics:
             classes, outputs = (None, self._num_outputs) if self._num_outputs else (self.num_classes, None)
             if not self._metrics and self._backbone.hidden_size is None:
-                check_memory(len(self._layers), hidden_size, classes or outputs or 0, device)
+                check_memory(len(self._layers), hidden_size, classes or outputs, device)
             metric = NextTokenPerceptionScore(hidden_size, classes, num_outputs=outputs, **self._options)
             self._metrics[layer] = metric.to(device)
         metric = self._metrics[layer]

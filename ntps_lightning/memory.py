@@ -24,15 +24,15 @@ def available_bytes(device: torch.device) -> int | None:
     return None
 
 
-def check_memory(num_layers: int, hidden_size: int, num_outputs: int, device: torch.device) -> None:
-    """Say what will be allocated, before it is.
+def check_memory(num_layers: int, hidden_size: int, num_outputs: int | None, device: torch.device) -> None:
+    """Say what will be allocated, before it is; what classes add counts where their number is known.
 
     Raises:
         SetupError: If the device does not have it.
 
     """
-    need, free = state_bytes(num_layers, hidden_size, num_outputs), available_bytes(device)
-    formula = f"{num_layers} layers x (3 x {hidden_size}² + {hidden_size} x {num_outputs}) x 8 bytes"
+    need, free = state_bytes(num_layers, hidden_size, num_outputs or 0), available_bytes(device)
+    formula = f"{num_layers} layers x (3 x {hidden_size}² + {hidden_size} x {num_outputs or 'C'}) x 8 bytes"
     sums = f"{_size(need)} on {device}: {formula}"
     if free is not None and need > free:
         fit = free * num_layers // need

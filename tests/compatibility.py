@@ -28,13 +28,15 @@ _MARKS = {"passed": "✓", "failed": "✗", "skipped": "not run"}
 
 
 NOT_TRIED = """
-## Not tried
+## Not tried, or not in our hands
 
 - A GPU was not at hand: CUDA, TF32, `16-mixed` and NCCL are unproven. `CUDA_VISIBLE_DEVICES=0 make compatibility` tries
   the precisions on one.
 - DeepSpeed: Lightning runs it on CUDA GPUs alone ("The DeepSpeed strategy is only supported on CUDA GPUs but
   `CPUAccelerator` is used").
 - Apple's MPS has no float64, which the sums need.
+- A disk that is full: TensorBoard's writer raises at the next thing that anybody logs, and Lightning stops the run,
+  with or without the callback.
 - FSDP was tried with sharded checkpoints: on a CPU, PyTorch crashes on a full state dict, with or without the callback.
 """
 

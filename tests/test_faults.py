@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import shutil
 import warnings
 from typing import Any
 
@@ -213,30 +214,34 @@ def test_more_classes_later(tmp_path):
 
 
 class FullDisk(TensorBoardLogger):
-    """What the callback itself hands to the logger finds the disk full."""
-
-    @property
-    def experiment(self):
-        writer = super().experiment
-        writer.add_figure = self._full
-        return writer
+    """Refuses the baseline, which the callback itself hands to the logger."""
 
     def log_metrics(self, metrics, step=None):
         if step == 0 and "ntps" in metrics:
-            self._full()
+            raise OSError(errno.ENOSPC, "No space left on device")
         super().log_metrics(metrics, step)
 
-    def _full(self, *args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-
-@fault("disk full when a figure or the baseline is logged", "warned of once; the scores are measured all the same")
-def test_a_full_disk(tmp_path):
+@fault("a logger that raises when it gets the baseline", "warned of once; the scores are measured all the same")
+def test_a_logger_that_raises(tmp_path):
     callback = NTPSCallback()
     trainer, messages = fit(tmp_path, LoraModule(), callback, logger=FullDisk(tmp_path))
     assert trainer.current_epoch == 3
     assert [row["ntps/valid"] for row in callback.history] == [1] * 4
     assert (len(messages), "No space left" in messages[0]) == (1, True)
+
+
+@fault("a disk almost full for the logger", "no figures, warned of once; the scores are logged all the same")
+def test_an_almost_full_disk(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    callback = NTPSCallback()
+    _, messages = fit(tmp_path, LoraModule(), callback, logger=TensorBoardLogger(tmp_path, name="", version=""))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Tags()["images"] == []
+    assert len(events.Scalars("ntps")) == 4
+    assert (len(messages), "1 MiB are free" in messages[0]) == (1, True)
 
 
 @fault("no forward pass late in the run")

@@ -9,6 +9,8 @@ import pytest
 from lightning.pytorch import LightningDataModule
 from models import LoraModule, loader
 
+from ntps_lightning.report import keys
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
@@ -37,6 +39,4 @@ def test_snippet_runs(snippet, tmp_path, monkeypatch):
 
 
 def test_every_logged_key_is_in_the_readme():
-    from ntps_lightning.callback import _LOGGED
-
-    assert all(f"`ntps/{name}`" in README for name in (*_LOGGED, "gain"))
+    assert all(f"`{key}`" in README for key in keys("ntps", [1], gain=True))
