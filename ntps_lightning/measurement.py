@@ -22,7 +22,6 @@ from ntps_lightning.sequences import Call, padding_mask, sequence_ids, unpack
 # Above this many classes, labels whose number nobody declared are more likely token ids than classes.
 _MAX_INFERRED_CLASSES = 1000
 
-
 # The label that PyTorch's losses ignore.
 _IGNORED = -100
 
@@ -157,6 +156,7 @@ class Measurement:
             check_class_indices(labels)
         except ValueError as error:
             raise SetupError(str(error)) from error
+        labels = labels.cpu()  # the device waits once
         labelled = labels != _IGNORED
         low, high = (int(labels[labelled].min()), int(labels.max())) if labelled.any() else (0, 0)
         if low < 0 or (self._declared and high >= self.num_classes):
@@ -173,7 +173,7 @@ class Measurement:
                 )
         if labelled.all():
             return batch
-        return replace(batch, keep=labelled if batch.keep is None else labelled & batch.keep.to(labels.device))
+        return replace(batch, keep=labelled if batch.keep is None else labelled & batch.keep)
 
     def _note(self, error: Exception) -> None:
         """Inside the user's forward pass nothing is raised: the batch's end tells."""

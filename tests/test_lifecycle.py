@@ -52,18 +52,17 @@ def test_validation_on_some_epochs(tmp_path):
     assert [row["epoch"] for row in callback.history] == [0, 1, 3]
 
 
-@lifecycle("`limit_val_batches=2`", "those batches count, in the baseline as well")
-def test_some_validation_batches(tmp_path):
-    callback = NTPSCallback()
-    fit(tmp_path, callback, max_epochs=2, limit_val_batches=2)
-    assert samples_of(callback) == [32, 32, 32]
-
-
-@lifecycle("`overfit_batches=2`", "those batches count")
+@pytest.mark.parametrize(
+    "option",
+    [
+        pytest.param(name, marks=lifecycle(f"`{name}=2`", "those batches count, in the baseline as well"))
+        for name in ("limit_val_batches", "overfit_batches")
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
-def test_overfitting_on_purpose(tmp_path):
+def test_some_batches(tmp_path, option):
     callback = NTPSCallback()
-    fit(tmp_path, callback, max_epochs=2, overfit_batches=2)
+    fit(tmp_path, callback, max_epochs=2, **{option: 2})
     assert samples_of(callback) == [32, 32, 32]
 
 
