@@ -16,7 +16,7 @@ test-all: .venv/dev
 	$(BIN)/python -m pytest
 
 compatibility: .venv/dev
-	$(BIN)/python -m pytest --compatibility
+	$(BIN)/python -m pytest -m compatibility --compatibility
 
 lint: .venv/dev
 	$(BIN)/ruff check .

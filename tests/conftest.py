@@ -12,9 +12,7 @@ torch.set_num_threads(1)  # the models are tiny: threads would only wait for eac
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--compatibility", action="store_true", help="run the tests of COMPATIBILITY.md alone and write it"
-    )
+    parser.addoption("--compatibility", action="store_true", help="write COMPATIBILITY.md")
 
 
 def pytest_configure(config):
@@ -27,8 +25,6 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` takes some away
 def pytest_collection_modifyitems(config, items):
     config.compatibility_cases = {mark.args for item in items for mark in item.iter_markers("compatibility")}
-    if config.getoption("--compatibility"):
-        items[:] = [item for item in items if item.get_closest_marker("compatibility")]
 
 
 @pytest.fixture(autouse=True)

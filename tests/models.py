@@ -128,3 +128,7 @@ def make_trainer(tmp_path: Any, **options: Any) -> pl.Trainer:
         "max_epochs": 3,
     }
     return pl.Trainer(**quiet | options)
+
+
+def hooks_on(module: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import HIDDEN, LAYERS, VOCAB, LoraModule, tiny_config
+from models import HIDDEN, LAYERS, VOCAB, LoraModule, hooks_on, tiny_config
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import nn
 from transformers import (
@@ -30,10 +30,6 @@ def batch():
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0
     return {"input_ids": ids, "attention_mask": mask}
-
-
-def hooks_on(module: nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
 
 
 def lora(model: nn.Module, **options) -> nn.Module:
