@@ -22,6 +22,7 @@ class Backbone:
         layers: its layers in order; none where a plain module has no unique list of them.
         hidden_size: the size that the model's configuration declares, if it has one.
         model: the model that calls the decoder, if another is called first.
+        pad_token_id: the token that the configuration declares as padding, if any.
 
     """
 
@@ -29,6 +30,7 @@ class Backbone:
     layers: Sequence[nn.Module]
     hidden_size: int | None = None
     model: nn.Module | None = None
+    pad_token_id: int | None = None
 
     def resolve(self, layers: Layers) -> list[int]:
         """Indices into ``hidden_states``, in ascending order: 0 the embeddings, L the states after the final norm.
@@ -122,7 +124,8 @@ def _decoder(model: PreTrainedModel) -> Backbone:
         )
     # Some causal LMs call themselves their decoder, but return logits: the innermost model round the layers does not.
     owners = [m for m in decoder.modules() if isinstance(m, PreTrainedModel) and stacks[0] in set(m.modules())]
-    return Backbone(owners[-1], list(stacks[0]), config.hidden_size, None if model is owners[-1] else model)
+    outer = None if model is owners[-1] else model
+    return Backbone(owners[-1], list(stacks[0]), config.hidden_size, outer, getattr(config, "pad_token_id", None))
 
 
 def _plain(module: nn.Module) -> Backbone:

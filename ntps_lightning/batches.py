@@ -35,6 +35,8 @@ class Batch:
 
 def item(batch: Any, where: BatchItem, what: str) -> Tensor:
     """The item of a batch that ``where`` names, as a tensor."""
+    if batch is None:
+        raise SetupError("validation_step takes a dataloader_iter, so that no batch is seen; take (batch, batch_idx)")
     try:
         if callable(where):
             found = where(batch)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics.utilities import rank_zero_warn
 
 from ntps_lightning.backbone import Backbone, adapters_disabled
 from ntps_lightning.batches import Batch
@@ -17,7 +18,7 @@ from ntps_lightning.functional import NTPSDetails
 from ntps_lightning.functional.moments import check_class_indices
 from ntps_lightning.memory import check_memory
 from ntps_lightning.metric import NextTokenPerceptionScore
-from ntps_lightning.sequences import Call, padding_mask, sequence_ids, unpack
+from ntps_lightning.sequences import Call, padding_mask, sequence_ids, unmasked_padding, unpack
 
 # Above this many classes, labels whose number nobody declared are more likely token ids than classes.
 _MAX_INFERRED_CLASSES = 1000
@@ -191,6 +192,11 @@ class Measurement:
             self._refused.append(reason)
             return False
         self._mask, self._sequences = padding_mask(call) if sequences is None else None, sequences
+        if self.samples_seen == 0 and sequences is None and unmasked_padding(call, self._backbone.pad_token_id):
+            rank_zero_warn(
+                "the model is called without an attention_mask, and rows of its input_ids begin or end in pad tokens:"
+                " they count as text in the score. Pass the mask to the model, or give `attention_mask=`"
+            )
         self._taken = True
         return True
 

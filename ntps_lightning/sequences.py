@@ -50,6 +50,15 @@ def padding_mask(call: Call) -> Tensor | None:
     )
 
 
+def unmasked_padding(call: Call, pad_token_id: int | None) -> bool:
+    """Whether a call without a mask has rows that begin or end in padding, which then counts as text."""
+    ids = call.input_ids
+    if ids is None or call.attention_mask is not None or pad_token_id is None or call.shape[1] < 2:
+        return False
+    padded = ids == pad_token_id  # a single one may be an end of text
+    return bool((padded[:, :2].all(1) | padded[:, -2:].all(1)).any())
+
+
 def sequence_ids(call: Call) -> Tensor | None:
     """Which packed sequence each token belongs to.
 

@@ -16,7 +16,7 @@ from transformers import BatchEncoding, LlamaForCausalLM
 
 from ntps_lightning import NTPSCallback, capture_representations
 from ntps_lightning.backbone import find_backbone
-from ntps_lightning.sequences import Call, sequence_ids, unpack
+from ntps_lightning.sequences import Call, sequence_ids, unmasked_padding, unpack
 
 SAME = "same score as the plain pass, to the bit"
 
@@ -184,6 +184,29 @@ def test_without_a_mask_every_token_counts(tmp_path):
     module = Unmasked()
     history = run(tmp_path, module)
     assert history[1]["ntps"] == pytest.approx(module.score(1), rel=1e-6)
+
+
+@pytest.mark.compatibility("Passes", "no mask, and pad tokens in the batch", "scored, with a warning that they count")
+def test_padding_without_a_mask_is_flagged(tmp_path):
+    with pytest.warns(UserWarning, match="begin or end in pad tokens: they count as text"):
+        run(tmp_path, Step(lambda model, batch: model(input_ids=batch["input_ids"])))
+    ids = torch.tensor([[5, 6, 7, 0], [5, 0, 6, 7]])
+    options = {"shape": (2, 4), "cached": False}
+    assert not unmasked_padding(Call(input_ids=ids, attention_mask=None, **options), 0), "one may be an end of text"
+    assert unmasked_padding(Call(input_ids=ids * 0, attention_mask=None, **options), 0)
+    assert not unmasked_padding(Call(input_ids=ids * 0, attention_mask=torch.ones(2, 4), **options), 0)
+    assert not unmasked_padding(Call(input_ids=ids * 0, attention_mask=None, **options), None)
+
+
+@pytest.mark.compatibility("Not supported", "`validation_step(dataloader_iter)`", "`take (batch, batch_idx)`")
+def test_a_dataloader_iter_shows_no_batch(tmp_path):
+    class Iterating(LoraModule):
+        def validation_step(self, dataloader_iter):
+            batch, _, _ = next(dataloader_iter)
+            self.model(**batch)
+
+    with pytest.raises(ValueError, match=r"take \(batch, batch_idx\)"):
+        run(tmp_path, Iterating())
 
 
 class Masked4D(LoraModule):
