@@ -36,7 +36,7 @@ NOT_TRIED = """
   `CPUAccelerator` is used").
 - Apple's MPS has no float64, which the sums need.
 - Resuming from a checkpoint that was saved inside an epoch: Lightning starts a plain DataLoader at its first batch
-  again, and skips the validation of an epoch whose last step the checkpoint was saved at. The history lacks what it skips.
+  again, and skips the validation of an epoch whose last step the checkpoint was saved at: the history lacks it.
 - A disk that is full: TensorBoard's writer raises at the next thing that anybody logs, and Lightning stops the run,
   with or without the callback.
 - FSDP was tried with sharded checkpoints: on a CPU, PyTorch crashes on a full state dict, with or without the callback.
