@@ -73,10 +73,9 @@ def sequence_ids(call: Call) -> Tensor | None:
     if not isinstance(positions, Tensor) or positions.ndim != 2:
         return None
     mask = call.attention_mask
-    valid = mask == 1 if isinstance(mask, Tensor) and mask.ndim == 2 else torch.ones_like(positions, dtype=torch.bool)
-    if positions.shape != valid.shape:  # one row of positions serves all rows
-        positions = positions.expand(valid.shape)
-    return _from_positions(positions, valid)
+    everything = torch.ones(call.shape, dtype=torch.bool, device=positions.device)
+    valid = mask == 1 if isinstance(mask, Tensor) and mask.ndim == 2 else everything
+    return _from_positions(positions.expand(valid.shape), valid)  # one row of positions serves all rows
 
 
 def unpack(hidden_states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

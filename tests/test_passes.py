@@ -299,6 +299,8 @@ def test_where_sequences_begin():
     assert sequence_ids(call((1, 6), position_ids=left, attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1]]))) is None
     assert sequence_ids(call((3, 6), position_ids=torch.arange(6)[None])) is None
     assert sequence_ids(call((3, 6))) is None
+    one_row = torch.tensor([[0, 1, 0]])
+    assert sequence_ids(call((2, 3), position_ids=one_row)).tolist() == [[0, 0, 1], [2, 2, 3]]
     ends = torch.tensor([0, 2, 5])
     assert sequence_ids(call((1, 6), cu_seq_lens=ends)).tolist() == [[0, 0, 1, 1, 1, -1]]
     assert sequence_ids(call((2, 3), cu_seq_lens=torch.tensor([0, 3, 6]))) is None
