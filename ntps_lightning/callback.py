@@ -129,7 +129,7 @@ class NTPSCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer is not self._trainer:
-            self._trainer, self._baseline_score, self._num_classes = trainer, None, 0
+            self._trainer, self._baseline_score, self._num_classes, self._warned = trainer, None, 0, False
             self.history, self.details, self.baseline_details = [], {}, {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

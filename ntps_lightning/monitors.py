@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torchmetrics.utilities import rank_zero_warn
 
 _LOWER_IS_BETTER = ("/null", "/chance", "/probe_mse")
-# Finite, for EarlyStopping stops on what is not, and worse than any score.
-_WORST = {True: -1.0, False: 1e9}
+# Worse than any score, but finite: EarlyStopping stops on what is not.
+_WORST = 1e9
 
 
 class Monitors:
@@ -35,10 +35,8 @@ class Monitors:
             ValueError: If there is one.
 
         """
-        for callback in callbacks:
-            monitor = getattr(callback, "monitor", None)
-            if not isinstance(monitor, str) or not f"{monitor}/".startswith(f"{self._prefix}/"):
-                continue
+        for callback in self._ours(callbacks):
+            monitor = callback.monitor
             name = f"{type(callback).__name__}(monitor={monitor!r})"
             if monitor not in keys:
                 raise ValueError(f"{name}: NTPSCallback does not log it, only {sorted(keys)}")
@@ -52,8 +50,8 @@ class Monitors:
     def hold(self, trainer: Any, keys: Iterable[str], last: Mapping[str, float]) -> None:
         """This validation brought nothing new: monitors find the last values, or the worst where there are none."""
         for key in keys:
-            value = torch.tensor(last.get(key, _WORST[_higher_is_better(key)]))
-            trainer.callback_metrics.setdefault(key, value)
+            worst = -_WORST if _higher_is_better(key) else _WORST
+            trainer.callback_metrics.setdefault(key, torch.tensor(last.get(key, worst)))
         self._held = trainer.state.fn == "fit"
         if self._held:
             self._spare(trainer, on_train_epoch_end=False)
@@ -66,12 +64,17 @@ class Monitors:
 
     def _spare(self, trainer: Any, *, on_train_epoch_end: bool) -> None:
         """One look, which finds no improvement, less to be patient for: the count stays as it was."""
-        for callback in trainer.callbacks:
-            monitor = getattr(callback, "monitor", None)
-            ours = isinstance(monitor, str) and f"{monitor}/".startswith(f"{self._prefix}/")
+        for callback in self._ours(trainer.callbacks):
             looks_then = getattr(callback, "_check_on_train_epoch_end", False) == on_train_epoch_end
-            if ours and looks_then and hasattr(callback, "wait_count"):
+            if looks_then and hasattr(callback, "wait_count"):
                 callback.wait_count -= 1
+
+    def _ours(self, callbacks: Iterable[Any]) -> Iterator[Any]:
+        """Those that monitor a key under the prefix."""
+        for callback in callbacks:
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(monitor, str) and f"{monitor}/".startswith(f"{self._prefix}/"):
+                yield callback
 
 
 def _higher_is_better(key: str) -> bool:

@@ -27,11 +27,11 @@ SECTIONS = {
 _MARKS = {"passed": "✓", "failed": "✗", "skipped": "not run"}
 
 
-NOT_TRIED = """
-## Not tried, or not in our hands
-
+NO_GPU = """\
 - A GPU was not at hand: CUDA, TF32, `16-mixed` and NCCL are unproven. `CUDA_VISIBLE_DEVICES=0 make compatibility` tries
   the precisions on one.
+"""
+NOT_TRIED = """\
 - DeepSpeed: Lightning runs it on CUDA GPUs alone ("The DeepSpeed strategy is only supported on CUDA GPUs but
   `CPUAccelerator` is used").
 - Apple's MPS has no float64, which the sums need.
@@ -80,7 +80,8 @@ class Table:
             cases = {(row, last): o for (where, row, last), o in self.outcomes.items() if where == section}
             if cases:
                 lines += ["", f"## {section}", "", text, "", *(_matrix if section == "Models" else _list)(cases)]
-        return "\n".join(lines) + "\n" + NOT_TRIED
+        lines += ["", "## Not tried, or not in our hands", "", ""]
+        return "\n".join(lines) + ("" if torch.cuda.is_available() else NO_GPU) + NOT_TRIED
 
 
 def _device() -> str:

@@ -28,9 +28,8 @@ def passes(row: str, note: str, *values: Any, slow: bool = False) -> Any:
 
 def run(tmp_path, module, data=None, epochs=1, **options):
     callback = NTPSCallback(**options)
-    data = data or loader(60, seed=1)
     trainer = make_trainer(tmp_path, callbacks=[callback], max_epochs=epochs)
-    trainer.fit(module, loader() if isinstance(data, DataLoader) else data[0], data)
+    trainer.fit(module, loader(), data or loader(60, seed=1))
     return callback.history
 
 
@@ -76,26 +75,14 @@ def several_calls(model, batch):
     "make",
     [
         passes("gradient checkpointing", SAME, checkpointed),
-        passes(
-            "`use_cache=True`",
-            SAME,
-            lambda: Step(lambda m, b: m(**b, use_cache=True)),
-        ),
-        passes(
-            "`return_dict=False`",
-            SAME,
-            lambda: Step(lambda m, b: m(**b, return_dict=False)),
-        ),
+        passes("`use_cache=True`", SAME, lambda: Step(lambda m, b: m(**b, use_cache=True))),
+        passes("`return_dict=False`", SAME, lambda: Step(lambda m, b: m(**b, return_dict=False))),
         passes("`generate()` before the pass", "left out; same score, to the bit", lambda: Step(generating)),
         passes(
             "a reference pass, adapters disabled", "left out; same score, to the bit", lambda: Step(reference_first)
         ),
         passes("several calls of the backbone", "the batch's own counts, once", lambda: Step(several_calls)),
-        passes(
-            "`output_hidden_states=True`",
-            SAME,
-            lambda: Step(lambda m, b: m(**b, output_hidden_states=True)),
-        ),
+        passes("`output_hidden_states=True`", SAME, lambda: Step(lambda m, b: m(**b, output_hidden_states=True))),
     ],
 )
 def test_the_plain_pass_counts(tmp_path, make):
