@@ -22,7 +22,7 @@ from ntps_lightning.backbone import Backbone, find_backbone
 from ntps_lightning.batches import Batch, BatchItem, input_ids, item, own_samples, refuse_empty_loaders
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional import NTPSDetails
-from ntps_lightning.functional.moments import Pooling
+from ntps_lightning.functional.accumulate import Pooling
 from ntps_lightning.functional.score import check_options
 from ntps_lightning.measurement import Measurement
 from ntps_lightning.memory import check_memory

@@ -15,7 +15,7 @@ from ntps_lightning.batches import Batch
 from ntps_lightning.capture import Hooks
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional import NTPSDetails
-from ntps_lightning.functional.moments import check_class_indices
+from ntps_lightning.functional.targets import check_class_indices
 from ntps_lightning.memory import check_memory
 from ntps_lightning.metric import NextTokenPerceptionScore
 from ntps_lightning.sequences import Call, padding_mask, sequence_ids, unmasked_padding, unpack

@@ -12,7 +12,9 @@ from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
 from torchmetrics.utilities.plot import _AX_TYPE, _PLOT_OUT_TYPE
 
-from ntps_lightning.functional.moments import Moments, Pooling, accumulate_, encode_targets, moment_shapes
+from ntps_lightning.functional.accumulate import Pooling, accumulate_
+from ntps_lightning.functional.moments import Moments, moment_shapes
+from ntps_lightning.functional.targets import encode_targets
 from ntps_lightning.functional.score import NTPSDetails, check_options, few_samples_warning, score_details
 
 

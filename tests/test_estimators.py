@@ -9,7 +9,8 @@ from data import pad, sequences
 from oracle import pool, regularised
 
 from ntps_lightning.functional.estimators import h_score, rankme
-from ntps_lightning.functional.moments import batch_moments, covariances
+from ntps_lightning.functional.accumulate import batch_moments
+from ntps_lightning.functional.moments import covariances
 from ntps_lightning.functional.subspaces import whitening
 
 

@@ -6,7 +6,7 @@ from data import pad, sequences
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from ntps_lightning.figures import curve_figure, log_figure
-from ntps_lightning.functional.moments import batch_moments
+from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.score import score_details
 
 

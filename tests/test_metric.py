@@ -54,7 +54,7 @@ def test_reset_pickle_clone_and_state_dict(batches):
     loaded.load_state_dict(metric.state_dict())
     assert loaded.details().score == float(expected)
     metric.reset()
-    assert not metric.prefix_gram.any()
+    assert not metric.prefix_products.any()
     for batch in batches:
         metric.update(*_arguments(batch))
     assert metric.compute() == expected
@@ -99,7 +99,7 @@ def test_states_stay_float64_whatever_the_module_does(batches):
     expected = module["metric"].compute()
     module.to(torch.bfloat16).half().float()
     assert module["layer"].weight.dtype == torch.float32
-    assert module["metric"].prefix_gram.dtype == torch.float64
+    assert module["metric"].prefix_products.dtype == torch.float64
     assert module["metric"].set_dtype(torch.float16).details().score == float(expected)
 
 

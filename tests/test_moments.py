@@ -10,7 +10,8 @@ from data import pad, sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntps_lightning.functional.moments import Moments, batch_moments, covariances
+from ntps_lightning.functional.accumulate import batch_moments
+from ntps_lightning.functional.moments import Moments, covariances
 
 
 def assert_close(actual: Moments, expected: Moments, rtol: float = 1e-10) -> None:
@@ -78,8 +79,8 @@ def test_telescoping_identity(seed, center):
 def test_a_sample_of_one_token_adds_to_perception_alone(rng):
     moments = batch_moments(torch.from_numpy(rng.normal(size=(5, 1, 3))), torch.tensor([0, 1, 0, 1, 1]))
     assert moments.pooled_gram.any()
-    assert not moments.prefix_gram.any()
-    assert not moments.prefix_next.any()
+    assert not moments.prefix_products.any()
+    assert not moments.position_sums.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -95,7 +96,8 @@ def test_low_precision_inputs_are_summed_in_float64(rng, dtype):
 def test_chunks_change_nothing(rng, monkeypatch):
     samples, labels = sequences(rng)
     whole = batch_moments(*_inputs(samples, labels))
-    monkeypatch.setattr("ntps_lightning.functional.moments._CHUNK_NUMEL", 100)
+    monkeypatch.setattr("ntps_lightning.functional.prefixes._MAX_TOKENS", 10)
+    monkeypatch.setattr("ntps_lightning.functional.accumulate._MAX_SAMPLES", 7)
     assert_close(batch_moments(*_inputs(samples, labels)), whole)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from data import pad, sequences
 
-from ntps_lightning.functional.moments import batch_moments
+from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.score import score_details
 
 SHUFFLES = 60

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntps_lightning import next_token_perception_score
-from ntps_lightning.functional.moments import batch_moments, covariances
+from ntps_lightning.functional.accumulate import batch_moments
+from ntps_lightning.functional.moments import covariances
 from ntps_lightning.functional.overlap import captured_curve, nested_basis
 from ntps_lightning.functional.score import resolve_k, score_details
 from ntps_lightning.functional.subspaces import autoregressive_subspace, perception_subspace, whitening

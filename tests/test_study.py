@@ -22,7 +22,7 @@ from settings import Job
 from transformers import Gemma3TextConfig, Gemma3TextModel, LlamaModel
 
 from ntps_lightning import NextTokenPerceptionScore, NTPSCallback, next_token_perception_score
-from ntps_lightning.functional.moments import batch_moments
+from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.score import resolve_k, score_details
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,9 @@ from texts import SPLITS, Windows, windows
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ntps_lightning.functional.moments import Moments, accumulate_, encode_targets, moment_shapes
+from ntps_lightning.functional.accumulate import accumulate_
+from ntps_lightning.functional.moments import Moments, moment_shapes
+from ntps_lightning.functional.targets import encode_targets
 
 BATCH = 64
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

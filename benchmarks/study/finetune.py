@@ -22,7 +22,8 @@ from texts import SPLITS
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ntps_lightning.functional.moments import accumulate_, encode_targets
+from ntps_lightning.functional.accumulate import accumulate_
+from ntps_lightning.functional.targets import encode_targets
 
 
 class Classifier(nn.Module):

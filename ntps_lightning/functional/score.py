@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ntps_lightning.functional.estimators import probe_mse_r2
-from ntps_lightning.functional.moments import Moments, Pooling, batch_moments, covariances
+from ntps_lightning.functional.accumulate import Pooling, batch_moments
+from ntps_lightning.functional.moments import Moments, covariances
 from ntps_lightning.functional.null import (
     captured_null_curve,
     null_curve,
