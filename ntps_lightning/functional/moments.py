@@ -26,6 +26,7 @@ class Moments:
             symmetric: they hold the triangle from the diagonal down, and not all of the other.
         next_sum: ``(d,)`` :math:`\sum \sum_{t<T} t x_{t+1}`, for moving the origin.
         position_sums: ``(3,)`` :math:`\sum \sum_{t<T} (1, t, t^2)`, likewise.
+        rounding: ``()`` :math:`\sum \sum_{t<T} \epsilon`, the machine epsilon of the products over prefixes.
 
     """
 
@@ -38,6 +39,7 @@ class Moments:
     prefix_products: Tensor
     next_sum: Tensor
     position_sums: Tensor
+    rounding: Tensor
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
@@ -56,6 +58,7 @@ def moment_shapes(hidden_size: int, num_outputs: int) -> dict[str, tuple[int, ..
         "prefix_products": (2 * d + 2, d),
         "next_sum": (d,),
         "position_sums": (3,),
+        "rounding": (),
     }
 
 
@@ -72,6 +75,7 @@ class Covariances:
         cross: ``(d, C)`` S.
         prefix: ``(d, d)`` C0.
         prefix_next: ``(d, d)`` C1.
+        rounding: machine epsilon of the products that C0 and C1 were summed from.
 
     """
 
@@ -83,6 +87,7 @@ class Covariances:
     cross: Tensor
     prefix: Tensor
     prefix_next: Tensor
+    rounding: float
 
 
 def covariances(moments: Moments, *, center: bool) -> Covariances:
@@ -108,6 +113,7 @@ def covariances(moments: Moments, *, center: bool) -> Covariances:
         cross=cross @ _range_projector(target_gram),
         prefix=(gram.tril() + gram.tril(-1).T - shift - shift.T + tt * torch.outer(origin, origin)) / n,
         prefix_next=(next_prefix.T - next_shift) / n,
+        rounding=float(m.rounding / m.position_sums[0].clamp(min=1)),
     )
 
 

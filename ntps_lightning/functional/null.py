@@ -23,22 +23,44 @@ from ntps_lightning.functional.subspaces import Whitening
 
 @dataclass(frozen=True)
 class ShuffledLabels:
-    """What is known of a perception subspace whose labels were shuffled, in whitened coordinates.
+    r"""What is known of a perception subspace whose labels were shuffled, in whitened coordinates.
+
+    There the second moment of a direction that is not the mean is :math:`N = I - \rho G - \mu \mu^\top`, up to a
+    factor, with :math:`G = F^+ F^{+\top}` and :math:`R = F F^\top`; nothing of that size is stored.
 
     Args:
-        mean: ``(m, 1)`` the mean, the one direction that shuffling keeps; zero when centred.
+        whitener: factor of R = B + ridge.
+        ridge: the absolute ridge :math:`\rho`.
+        mean: ``(m, 1)`` the mean :math:`\mu`, the one direction that shuffling keeps; zero when centred.
         weight: the share of one perception direction that points there, in [0, 1]; zero when centred.
-        noise: ``(m, m)`` covariance of every other direction, up to a factor.
-        explained: ``(m, m)`` expected second moment of the whitened cross-covariance.
-        unwhitener: ``(d, m)`` from whitened coordinates to directions.
+        gram_norms: trace and squared Frobenius norm of G.
+        noise_variance: of the labels, per sample.
+        mean_energy: squared norm of the mean target.
 
     """
 
+    whitener: Whitening
+    ridge: float
     mean: Tensor
     weight: float
-    noise: Tensor
-    explained: Tensor
-    unwhitener: Tensor
+    gram_norms: tuple[Tensor, Tensor]
+    noise_variance: Tensor
+    mean_energy: Tensor
+
+    @property
+    def noise_trace(self) -> Tensor:
+        """tr N."""
+        return self.whitener.rank - self.ridge * self.gram_norms[0] - self.mean.square().sum()
+
+    @property
+    def explained(self) -> Tensor:
+        """Expected squared norm of the whitened cross-covariance."""
+        return self.noise_variance * self.noise_trace + self.mean_energy * self.mean.square().sum()
+
+    def noise(self, directions: Tensor) -> Tensor:
+        r"""Diagonal of :math:`Y^\top N Y` for Y ``(m, j)``."""
+        ridge = self.ridge * self.whitener.unwhiten(directions).square().sum(0)
+        return directions.square().sum(0) - ridge - (self.mean.T @ directions).square()[0]
 
 
 def shuffled_labels(cov: Covariances, whitener: Whitening, ridge: float) -> ShuffledLabels:
@@ -50,14 +72,18 @@ def shuffled_labels(cov: Covariances, whitener: Whitening, ridge: float) -> Shuf
         ridge: the absolute ridge, as added to the diagonal of B.
 
     """
-    identity = torch.eye(whitener.rank, dtype=torch.float64, device=cov.mean.device)
-    unwhitener = whitener.unwhiten(identity)
-    mean = whitener.whiten(cov.mean[:, None])
-    noise = identity - ridge * unwhitener.T @ unwhitener - mean @ mean.T
+    mean, norms = whitener.whiten(cov.mean[:, None]), whitener.inverse_norms()
     target_noise = cov.target_gram - torch.outer(cov.target_mean, cov.target_mean)
-    explained = noise * target_noise.trace() / max(cov.num_samples - 1, 1)
-    explained = explained + mean @ mean.T * cov.target_mean.square().sum()
-    return ShuffledLabels(mean, _mean_weight(cov, mean, noise, target_noise), noise, explained, unwhitener)
+    noise_trace = whitener.rank - ridge * norms[0] - mean.square().sum()
+    return ShuffledLabels(
+        whitener=whitener,
+        ridge=ridge,
+        mean=mean,
+        weight=_mean_weight(cov, mean, noise_trace, target_noise),
+        gram_norms=norms,
+        noise_variance=target_noise.trace() / max(cov.num_samples - 1, 1),
+        mean_energy=cov.target_mean.square().sum(),
+    )
 
 
 def null_curve(basis: Tensor, shuffled: ShuffledLabels, rank: int) -> Tensor:
@@ -65,17 +91,24 @@ def null_curve(basis: Tensor, shuffled: ShuffledLabels, rank: int) -> Tensor:
     :math:`M = R^{-1} B_c R^{-1}` when centred, a ratio of expectations.
 
     Args:
-        basis: ``(d, m)`` nested basis of the autoregressive directions.
+        basis: ``(d, j)`` nested basis of the autoregressive directions.
         shuffled: see :func:`shuffled_labels`.
         rank: number of perception directions r.
 
     """
-    along, noise = _deflate(shuffled.mean, shuffled.noise)
-    along = shuffled.unwhitener @ along
-    noise = shuffled.unwhitener @ noise @ shuffled.unwhitener.T / noise.trace()
-    kept, others = shuffled.weight, columns_used(basis, rank).double() - shuffled.weight
-    overlap = kept * _energy(basis, along @ along.T) + others * _energy(basis, noise)
-    return overlap / (kept * along.square().sum() + others * noise.trace())
+    whitener, ridge, mean = shuffled.whitener, shuffled.ridge, normalize(shuffled.mean, dim=0)
+    along = whitener.unwhiten(mean)
+    turned = whitener.whiten(along)  # G m
+    bent = along.square().sum()  # mᵀ G m
+    trace, square = shuffled.gram_norms
+    total = whitener.rank - mean.square().sum() - ridge * (trace - bent)
+    whole = trace - bent - ridge * (square - 2 * turned.square().sum() + bent.square())
+    others = whitener.whiten(basis)
+    held = shuffled.noise(others - mean @ (mean.T @ others)).cumsum(0)
+    weight = shuffled.weight
+    rest = (columns_used(basis, rank).double() - weight) / total
+    overlap = weight * (along.T @ basis).square()[0].cumsum(0) + rest * held
+    return overlap / (weight * bent + rest * whole)
 
 
 def orthonormal_null_curve(basis: Tensor, shuffled: ShuffledLabels, rank: int) -> Tensor:
@@ -85,36 +118,30 @@ def orthonormal_null_curve(basis: Tensor, shuffled: ShuffledLabels, rank: int) -
     dimensions: where few eigenvalues dominate it is rougher (the tests hold it to .07 at d = 24 without a ridge).
 
     """
-    along, noise = _deflate(
-        shuffled.unwhitener @ shuffled.mean, shuffled.unwhitener @ shuffled.noise @ shuffled.unwhitener.T
-    )
+    identity = torch.eye(len(basis), dtype=basis.dtype, device=basis.device)
+    inverse = shuffled.whitener.unwhiten(shuffled.whitener.whiten(identity))
+    mean = shuffled.whitener.unwhiten(shuffled.mean)
+    along = normalize(mean, dim=0)
+    noise = inverse - shuffled.ridge * inverse @ inverse - mean @ mean.T
+    noise = noise - along @ (along.T @ noise)
+    noise = noise - (noise @ along) @ along.T
     eigenvalues, vectors = torch.linalg.eigh(noise)
     energy = (vectors.T @ basis).square().cumsum(1)
     kept, used = round(shuffled.weight), columns_used(basis, rank)
-    overlap = kept * _energy(basis, along @ along.T)
+    overlap = kept * (along.T @ basis).square()[0].cumsum(0)
     for count in range(1, rank + 1):
         overlap = torch.where(used == count, overlap + _expected_loadings(eigenvalues, count - kept) @ energy, overlap)
     return overlap / used
 
 
 def captured_null_curve(basis: Tensor, shuffled: ShuffledLabels) -> Tensor:
-    """Expected captured share; ``basis`` is the ``(m, m)`` nested basis in whitened coordinates."""
-    return _energy(basis, shuffled.explained) / shuffled.explained.trace()
+    """Expected captured share; ``basis`` is the ``(m, j)`` nested basis in whitened coordinates."""
+    held = shuffled.noise_variance * shuffled.noise(basis)
+    held = held + shuffled.mean_energy * (shuffled.mean.T @ basis).square()[0]
+    return held.cumsum(0) / shuffled.explained
 
 
-def _energy(basis: Tensor, covariance: Tensor) -> Tensor:
-    """tr(P_k M) at every k."""
-    return (basis * (covariance @ basis)).sum(0).cumsum(0)
-
-
-def _deflate(mean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean at unit length (zero stays zero) and the noise that is orthogonal to it."""
-    mean = normalize(mean, dim=0)
-    noise = noise - mean @ (mean.T @ noise)
-    return mean, noise - (noise @ mean) @ mean.T
-
-
-def _mean_weight(cov: Covariances, mean: Tensor, noise: Tensor, target_noise: Tensor) -> float:
+def _mean_weight(cov: Covariances, mean: Tensor, noise_trace: Tensor, target_noise: Tensor) -> float:
     """Signal to signal plus noise of the kept direction, in the label direction where it stands out most.
 
     One-hot labels always sum to one, a direction without noise: there the weight is 1.
@@ -127,7 +154,7 @@ def _mean_weight(cov: Covariances, mean: Tensor, noise: Tensor, target_noise: Te
     quiet = eigenvalues <= 1e-12 * eigenvalues[-1]
     if loadings[quiet].sum() > 1e-12 * loadings.sum():
         return 1.0
-    signal = (cov.num_samples - 1) * mean.square().sum() * (loadings / eigenvalues)[~quiet].sum() / noise.trace()
+    signal = (cov.num_samples - 1) * mean.square().sum() * (loadings / eigenvalues)[~quiet].sum() / noise_trace
     return float(signal / (1 + signal))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ntps_lightning.functional.subspaces import Subspace, Whitening
+from ntps_lightning.functional.subspaces import Subspace
 
 
 def nested_basis(directions: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def captured_curve(basis: Tensor, whitened_cross: Tensor) -> Tensor:
     return (basis.T @ whitened_cross).square().sum(1).cumsum(0) / whitened_cross.square().sum()
 
 
-def excess_loss_bounds(basis: Tensor, perception: Subspace, whitener: Whitening, matrix: Tensor) -> tuple[float, float]:
+def excess_loss_bounds(basis: Tensor, perception: Subspace, extremes: tuple[float, float]) -> tuple[float, float]:
     r"""The bounds of arXiv 2505.17169 on the loss that the span of ``basis`` costs the best linear readout.
 
     .. math:: \lambda_{\min}(R) \lambda_r \|U\|^2 (1 - \text{NTPS}) \le \text{excess} \le
@@ -50,16 +50,14 @@ def excess_loss_bounds(basis: Tensor, perception: Subspace, whitener: Whitening,
     Args:
         basis: ``(d, k)`` orthonormal.
         perception: all r perception directions and their eigenvalues.
-        whitener: factor of R.
-        matrix: ``(d, d)`` R.
+        extremes: smallest and largest eigenvalue of R, or bounds on them from outside.
 
     """
     missed = perception.directions - basis @ (basis.T @ perception.directions)
-    spectrum = torch.linalg.eigvalsh(matrix)
-    smallest = spectrum[0] if whitener.rank == len(matrix) else torch.zeros_like(spectrum[0])
-    missed_energy = missed.square().sum()
-    lower = smallest * perception.eigenvalues[-1] * missed_energy
-    return float(lower), float(spectrum[-1] * perception.eigenvalues[0] * missed_energy)
+    smallest, largest = extremes
+    missed_energy = float(missed.square().sum())
+    lower = smallest * float(perception.eigenvalues[-1]) * missed_energy
+    return lower, largest * float(perception.eigenvalues[0]) * missed_energy
 
 
 def columns_used(basis: Tensor, rank: int) -> Tensor:

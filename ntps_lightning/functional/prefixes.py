@@ -71,6 +71,8 @@ class PrefixSums:
             moments.prefix_products[low:, low:high].add_(block).addmm_(left[low:], right[:, low:high])
         moments.next_sum.add_(x1 + n1 * o)
         moments.position_sums.add_(counts)
+        if blocks:
+            moments.rounding.add_(n0 * torch.finfo(self.blocks[0].dtype).eps)
 
 
 def prefix_sums(hidden_states: Tensor, steps: Steps) -> PrefixSums:

@@ -24,7 +24,13 @@ from ntps_lightning.functional.overlap import (
     nested_basis,
     overlap_curve,
 )
-from ntps_lightning.functional.subspaces import Subspace, autoregressive_subspace, perception_subspace, whitening
+from ntps_lightning.functional.subspaces import (
+    Subspace,
+    autoregressive_subspace,
+    extreme_eigenvalues,
+    perception_subspace,
+    whitening,
+)
 
 _EPS = torch.finfo(torch.float64).eps
 _FEW_SAMPLES_PER_DIM = 20
@@ -32,7 +38,8 @@ _FEW_SAMPLES_PER_DIM = 20
 
 @dataclass(frozen=True)
 class NTPSDetails:
-    r"""The score and everything that the same moments say about it. Curves are ``(m,)`` float64, at k = 1..m.
+    r"""The score and everything that the same moments say about it. Curves are ``(m,)`` float64, at k = 1..m: m is the
+    rank of the prefix covariance, d with enough samples, or ``k`` where the whole curve was not asked for.
 
     Args:
         score: NTPS at ``k``, in [0, 1], higher is better.
@@ -52,9 +59,12 @@ class NTPSDetails:
         probe_r2: its coefficient of determination, in-sample: too high where ``samples_per_dim`` is small.
         excess_loss: squared error, summed over outputs and with the ridge penalty, that the best probe confined to
             the autoregressive subspace has over the best one: ``(1 - captured)`` times what the probe explains.
-        excess_loss_bounds: the bounds that NTPS puts on it (arXiv 2505.17169), lower and upper.
+        excess_loss_bounds: the bounds that NTPS puts on it (arXiv 2505.17169), lower and upper; without the whole
+            curve a little wider, from bounds on the extreme eigenvalues of B + ridge.
         num_samples: number of samples n.
         samples_per_dim: n / d. Below about 20 the score is biased towards ``null``.
+        subspace_error: estimated sine of the largest angle between the autoregressive subspace that was used and the
+            exact one, in whitened coordinates: 0 where the solver was exact, at most 1e-8 where it was iterative.
 
     """
 
@@ -76,6 +86,7 @@ class NTPSDetails:
     excess_loss_bounds: tuple[float, float]
     num_samples: int
     samples_per_dim: float
+    subspace_error: float = 0.0
 
 
 def next_token_perception_score(
@@ -143,8 +154,17 @@ def score_details(
     ridge: float = 0.1,
     center: bool = True,
     orthonormal: bool = False,
+    whole_curve: bool = True,
 ) -> NTPSDetails:
     """The score and its details from accumulated moments; for the options see :func:`next_token_perception_score`.
+
+    Args:
+        moments: sums over samples.
+        k: see there, as the next three.
+        ridge: see there.
+        center: see there.
+        orthonormal: see there.
+        whole_curve: curves over every k; else up to ``k`` alone, which is many times faster where d is large.
 
     Raises:
         ValueError: If there is no sample, a single class or a constant target, no sample with two tokens, nothing in
@@ -161,10 +181,12 @@ def score_details(
     perception = perception_subspace(cov.cross, whitener)
     if len(perception.eigenvalues) == 0:
         raise ValueError("the pooled hidden states do not vary with the labels at all: is the right layer captured?")
-    autoregressive = autoregressive_subspace(cov.prefix, cov.prefix_next)
-
+    k = resolve_k(k, d, num_outputs)
+    autoregressive = autoregressive_subspace(
+        cov.prefix, cov.prefix_next, count=None if whole_curve else k, noise=cov.rounding
+    )
     rank = len(perception.eigenvalues)
-    k = _usable_k(resolve_k(k, d, num_outputs), autoregressive, d)
+    k = _usable_k(k, autoregressive, d)
     basis = nested_basis(autoregressive.directions)
     whitened_basis = nested_basis(whitener.coordinates(autoregressive.directions))
     columns = nested_basis(perception.directions) if orthonormal else perception.directions
@@ -176,6 +198,7 @@ def score_details(
         "captured_null_curve": captured_null_curve(whitened_basis, shuffled),
     }
     score, captured, null, captured_null = (float(curve[min(k, len(curve)) - 1]) for curve in curves.values())
+    extremes = extreme_eigenvalues(matrix, whitener, at_least=None if whole_curve else penalty)
     probe_mse, probe_r2 = probe_mse_r2(cov, whitener, penalty)
     return NTPSDetails(
         score=score,
@@ -190,9 +213,10 @@ def score_details(
         probe_mse=float(probe_mse),
         probe_r2=float(probe_r2),
         excess_loss=float(perception.eigenvalues.sum()) * (1 - captured),
-        excess_loss_bounds=excess_loss_bounds(basis[:, :k], perception, whitener, matrix),
+        excess_loss_bounds=excess_loss_bounds(basis[:, :k], perception, extremes),
         num_samples=cov.num_samples,
         samples_per_dim=cov.num_samples / d,
+        subspace_error=autoregressive.error,
     )
 
 

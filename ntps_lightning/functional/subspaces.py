@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ntps_lightning.functional.krylov import Leading, leading_eigenvectors
+
 _EPS = torch.finfo(torch.float64).eps
 
 
@@ -43,25 +45,36 @@ class Whitening:
         solved: Tensor = torch.linalg.solve_triangular(self.cholesky.T, directions, upper=True) / self.scale[:, None]
         return solved if self.basis is None else self.basis @ solved
 
+    def inverse_norms(self) -> tuple[Tensor, Tensor]:
+        r"""Trace and squared Frobenius norm of :math:`R^+`."""
+        inverse = torch.cholesky_inverse(self.cholesky).div_(torch.outer(self.scale, self.scale))
+        return inverse.trace(), inverse.square_().sum()
+
     def coordinates(self, directions: Tensor) -> Tensor:
         r""":math:`F^\top V` of shape ``(m, .)`` for V ``(d, .)``: Euclidean products are then products in R."""
         directions = directions if self.basis is None else self.basis.T @ directions
         return self.cholesky.T @ (self.scale[:, None] * directions)
 
 
-def whitening(matrix: Tensor) -> Whitening:
+def whitening(matrix: Tensor, noise: float = 0.0) -> Whitening:
     """Factorise a positive semi-definite ``(d, d)`` float64 matrix on its range.
 
-    The rank is decided on the matrix with unit diagonal, relative to its largest eigenvalue (tolerance d times the
-    machine epsilon), so that one huge coordinate cannot hide the others.
+    The rank is decided on the matrix with unit diagonal, so that one huge coordinate cannot hide the others: relative
+    to its largest eigenvalue with tolerance d times the machine epsilon, and above what rounding may have added.
+
+    Args:
+        matrix: R.
+        noise: machine epsilon of the products that R was summed from, if more than that of float64.
 
     """
-    factor = _cholesky(matrix)
+    factor = _cholesky(matrix, noise)
     if factor is not None:
         return Whitening(None, *factor)
     scale = _scale(matrix)
     eigenvalues, vectors = torch.linalg.eigh(matrix / torch.outer(scale, scale))
-    kept = eigenvalues > len(matrix) * _EPS * eigenvalues[-1]
+    # The norm of a matrix of independent errors of a few epsilon each.
+    rounding = 10 * noise * len(matrix) ** 0.5
+    kept = eigenvalues > max(len(matrix) * _EPS * float(eigenvalues[-1]), rounding)
     basis = torch.linalg.qr(scale[:, None] * vectors[:, kept]).Q
     reduced = basis.T @ matrix @ basis
     scale = _scale(reduced)
@@ -73,11 +86,11 @@ def _scale(matrix: Tensor) -> Tensor:
     return torch.where(diagonal > 0, diagonal, 1).sqrt()
 
 
-def _cholesky(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+def _cholesky(matrix: Tensor, noise: float) -> tuple[Tensor, Tensor] | None:
     """Scale and factor of an equilibrated matrix, or ``None`` where a pivot says that its rank is not full."""
     scale = _scale(matrix)
     factor, info = torch.linalg.cholesky_ex(matrix / torch.outer(scale, scale))
-    if info.item() or factor.diagonal().square().min() <= 10 * len(matrix) * _EPS:
+    if info.item() or factor.diagonal().square().min() <= 10 * max(len(matrix) * _EPS, noise):
         return None
     return scale, factor
 
@@ -89,11 +102,13 @@ class Subspace:
     Args:
         directions: ``(d, m)`` eigenvectors as columns, orthonormal in the inner product of R.
         eigenvalues: ``(m,)`` in descending order.
+        error: estimated sine of the largest angle to the exact subspace, in whitened coordinates.
 
     """
 
     directions: Tensor
     eigenvalues: Tensor
+    error: float = 0.0
 
 
 def perception_subspace(cross_covariance: Tensor, whitener: Whitening) -> Subspace:
@@ -109,15 +124,51 @@ def perception_subspace(cross_covariance: Tensor, whitener: Whitening) -> Subspa
     return Subspace(whitener.unwhiten(left[:, :rank]), singular[:rank].square())
 
 
-def autoregressive_subspace(prefix_gram: Tensor, prefix_next: Tensor) -> Subspace:
+def autoregressive_subspace(
+    prefix_gram: Tensor, prefix_next: Tensor, *, count: int | None = None, noise: float = 0.0
+) -> Subspace:
     """Leading generalized eigenvectors V of (C1 C1ᵀ, C0) on the range of C0 (arXiv 2505.17169, section 3).
+
+    A few are found by block Krylov iteration, to an angle of 1e-6, and where that does not converge as all are.
 
     Args:
         prefix_gram: ``(d, d)`` C0, the covariance of prefix sums, up to a factor.
         prefix_next: ``(d, d)`` C1, from prefix sums to the next token, up to the same factor.
+        count: number of eigenvectors; by default all.
+        noise: see :func:`whitening`.
 
     """
-    whitener = whitening(prefix_gram)
+    whitener = whitening(prefix_gram, noise)
     operator = whitener.whiten(prefix_next)
+    if count is not None:
+        found = leading_eigenvectors(lambda x: operator @ (operator.T @ x), operator, count, _well_separated)
+        if found is not None:
+            return Subspace(whitener.unwhiten(found.vectors), found.eigenvalues.clamp(min=0), found.error)
     eigenvalues, vectors = torch.linalg.eigh(operator @ operator.T)
     return Subspace(whitener.unwhiten(vectors.flip(1)), eigenvalues.flip(0).clamp(min=0))
+
+
+def _well_separated(found: Leading) -> bool:
+    return found.error <= 1e-6
+
+
+def extreme_eigenvalues(matrix: Tensor, whitener: Whitening, at_least: float | None = None) -> tuple[float, float]:
+    """Smallest and largest eigenvalue of R ``(d, d)``.
+
+    Args:
+        matrix: R.
+        whitener: its factor.
+        at_least: a positive lower bound on all of them. Given one, it is returned for the smallest, and for the largest
+            a bound that is at most a thousandth too high, without a decomposition.
+
+    """
+    if at_least:
+        found = leading_eigenvectors(lambda x: matrix @ x, matrix, 1, _well_known)
+        if found is not None:
+            return at_least, float(found.eigenvalues[0]) + found.residual
+    spectrum = torch.linalg.eigvalsh(matrix)
+    return float(spectrum[0]) if whitener.rank == len(matrix) else 0.0, float(spectrum[-1])
+
+
+def _well_known(found: Leading) -> bool:
+    return found.residual <= 1e-3 * float(found.eigenvalues[0])
