@@ -22,7 +22,7 @@ from ntps_lightning.backbone import Backbone, find_backbone
 from ntps_lightning.batches import Batch, BatchItem, input_ids, item, own_samples, refuse_empty_loaders
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional import NTPSDetails
-from ntps_lightning.functional.accumulate import Pooling
+from ntps_lightning.functional.accumulate import Pooling, Precision
 from ntps_lightning.functional.score import check_options
 from ntps_lightning.measurement import Measurement
 from ntps_lightning.memory import check_memory
@@ -65,10 +65,15 @@ class NTPSCallback(Callback):
         figures: log the curves over k to loggers that take figures (with matplotlib installed).
         on_error: ``"warn"`` lets the run go on where a score fails (NaN in the hidden states, a single class, ...),
             ``"raise"`` does not.
+        precision: of float32 products: ``"highest"`` is float32, ``"high"`` is TensorFloat32 on GPUs that have it,
+            whatever :func:`torch.set_float32_matmul_precision` says.
+        accumulate_device: where the sums are kept, such as ``"cpu"`` to spare a GPU's memory; by default where the
+            hidden states are.
 
     Attributes:
         history: one dict for each measurement: ``step``, ``epoch`` and the logged values.
-        details: the latest :class:`~ntps_lightning.NTPSDetails` of each layer.
+        details: the latest :class:`~ntps_lightning.NTPSDetails` of each layer. Curves are whole for the headline where
+            figures are logged; else they end at k.
         baseline_details: those of the baseline, once it is measured.
 
     Raises:
@@ -102,8 +107,10 @@ class NTPSCallback(Callback):
         prefix: str = "ntps",
         figures: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
+        precision: Precision = "highest",
+        accumulate_device: str | torch.device | None = None,
     ) -> None:
-        check_options(k=k, ridge=ridge, pooling=pooling)
+        check_options(k=k, ridge=ridge, pooling=pooling, precision=precision)
         if every_n_epochs < 1:
             raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
         self.num_classes, self.layers, self.labels, self.attention_mask = num_classes, layers, labels, attention_mask
@@ -114,7 +121,15 @@ class NTPSCallback(Callback):
         self.history: list[dict[str, float]] = []
         self.details: dict[int, NTPSDetails] = {}
         self.baseline_details: dict[int, NTPSDetails] = {}
-        self._options = {"k": k, "ridge": ridge, "center": center, "orthonormal": orthonormal, "pooling": pooling}
+        self.accumulate_device = None if accumulate_device is None else torch.device(accumulate_device)
+        self._options = {
+            "k": k,
+            "ridge": ridge,
+            "center": center,
+            "orthonormal": orthonormal,
+            "pooling": pooling,
+            "precision": precision,
+        }
         self._trainer: Trainer | None = None
         self._measurement: Measurement | None = None
         self._full_sanity_check = False
@@ -179,6 +194,7 @@ class NTPSCallback(Callback):
                     known_classes=self._num_classes,
                     options=self._options,
                     device=trainer.strategy.root_device,
+                    accumulate_device=self.accumulate_device,
                 )
 
     def on_validation_batch_start(
@@ -242,7 +258,8 @@ class NTPSCallback(Callback):
 
     def _check_memory(self, trainer: Trainer, backbone: Backbone, layers: list[int]) -> None:
         if backbone.hidden_size is not None:
-            check_memory(len(layers), backbone.hidden_size, self.num_classes, trainer.strategy.root_device)
+            device = self.accumulate_device or trainer.strategy.root_device
+            check_memory(len(layers), backbone.hidden_size, self.num_classes, device)
 
     def _finish(self, trainer: Trainer, *, glance: bool) -> dict[int, NTPSDetails]:
         """The details of every layer; nothing if any rank failed. Every rank comes here, whatever happened to it.
@@ -256,7 +273,7 @@ class NTPSCallback(Callback):
                 if glance:
                     measurement.check_seen(reduce_max)
                 else:
-                    found = measurement.details(reduce_max)
+                    found = measurement.details(reduce_max, whole_curve=self._draws(trainer))
                     self._num_classes = measurement.num_classes
         self._stop()
         return found if self._agreed(trainer) else {}
@@ -337,8 +354,11 @@ class NTPSCallback(Callback):
         rows = [row for row in self.history if row[f"{self.prefix}/valid"]]
         return _logged(rows[-1]) if rows else report.values(self.prefix, {}, None)
 
+    def _draws(self, trainer: Trainer) -> bool:
+        return self.figures and bool(trainer.loggers) and find_spec("matplotlib") is not None
+
     def _log_figures(self, trainer: Trainer) -> None:
-        if not self.figures or not self.details or not trainer.is_global_zero or find_spec("matplotlib") is None:
+        if not self._draws(trainer) or not self.details or not trainer.is_global_zero:
             return
         from ntps_lightning.figures import curve_figure, log_figure
 

@@ -13,6 +13,7 @@ from torchmetrics.utilities import rank_zero_warn
 from ntps_lightning.backbone import Backbone, adapters_disabled
 from ntps_lightning.batches import Batch
 from ntps_lightning.capture import Hooks
+from ntps_lightning.distributed import gather, rank_and_world_size
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional import NTPSDetails
 from ntps_lightning.functional.targets import check_class_indices
@@ -37,6 +38,7 @@ class Measurement:
         known_classes: number of classes that are known to be there, whatever these labels show.
         options: of :class:`NextTokenPerceptionScore`.
         device: where this rank's part of a result is exchanged with the others'.
+        accumulate_device: where the sums are kept; ``None`` is with the hidden states.
 
     """
 
@@ -49,8 +51,10 @@ class Measurement:
         known_classes: int,
         options: dict[str, Any],
         device: torch.device,
+        accumulate_device: torch.device | None,
     ) -> None:
         self._backbone, self._layers, self._options, self._device = backbone, layers, options, device
+        self._accumulate_device = accumulate_device
         self._declared, self.num_classes, self._num_outputs = num_classes is not None, num_classes or known_classes, 0
         self._hooks = Hooks(backbone, layers, self._receive, self._accept, self._note)
         self._metrics: dict[int, NextTokenPerceptionScore] = {}
@@ -119,11 +123,12 @@ class Measurement:
         if not int(reduce_max(torch.tensor(self.samples_seen, device=self._device))):
             raise SetupError("no validation batch was seen: is dataloader_idx right, and the dataset not empty?")
 
-    def details(self, reduce_max: Callable[[Tensor], Tensor]) -> dict[int, NTPSDetails]:
-        """The details of every layer, over all ranks; every rank must call it.
+    def details(self, reduce_max: Callable[[Tensor], Tensor], whole_curve: bool) -> dict[int, NTPSDetails]:
+        """The details of every layer, over all ranks; every rank must call it, once. Layers are shared out over them.
 
         Args:
             reduce_max: elementwise maximum of a tensor over the ranks.
+            whole_curve: curves over every k for the highest layer; those of others end at the k of the score.
 
         Raises:
             SetupError: If no rank had a batch.
@@ -132,15 +137,28 @@ class Measurement:
         """
         self.check_seen(reduce_max)
         self._agree(reduce_max)
-        details, errors = {}, []
-        for layer in self._layers:
+        rank, world_size = rank_and_world_size()
+        for i, layer in enumerate(self._layers):
+            if world_size > 1:
+                self._metrics[layer].reduce_(i % world_size)
+            if i % world_size != rank:
+                del self._metrics[layer]
+        parts = gather(self._solve_own(whole_curve))
+        found = {layer: details for part in parts for layer, details in part.items()}
+        for details in found.values():
+            if isinstance(details, str):
+                raise ValueError(details)
+        return {layer: found[layer] for layer in self._layers}
+
+    def _solve_own(self, whole_curve: bool) -> dict[int, NTPSDetails | str]:
+        """What the layers that are left to this rank score, or why they do not: the other ranks wait for either."""
+        found: dict[int, NTPSDetails | str] = {}
+        for layer, metric in self._metrics.items():
             try:
-                details[layer] = self._metrics[layer].details()
-            except Exception as error:  # the other ranks wait for this one at the next layer
-                errors.append(error)
-        if errors:
-            raise errors[0]
-        return details
+                found[layer] = metric.details(whole_curve=whole_curve and layer == max(self._layers), sync=False)
+            except Exception as error:
+                found[layer] = str(error) or repr(error)
+        return found
 
     def _labelled(self, batch: Batch) -> Batch:
         """The batch without samples that have no class; notes what its labels are."""
@@ -237,9 +255,9 @@ class Measurement:
         if layer not in self._metrics:
             classes, outputs = (None, self._num_outputs) if self._num_outputs else (self.num_classes, None)
             if not self._metrics and self._backbone.hidden_size is None:
-                check_memory(len(self._layers), hidden_size, classes or outputs, device)
+                check_memory(len(self._layers), hidden_size, classes or outputs, self._accumulate_device or device)
             metric = NextTokenPerceptionScore(hidden_size, classes, num_outputs=outputs, **self._options)
-            self._metrics[layer] = metric.to(device)
+            self._metrics[layer] = metric.to(self._accumulate_device or device)
         metric = self._metrics[layer]
         if not self._num_outputs:
             metric.grow(self.num_classes)

@@ -10,19 +10,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
+from torchmetrics.utilities.distributed import gather_all_tensors
 from torchmetrics.utilities.plot import _AX_TYPE, _PLOT_OUT_TYPE
 
-from ntps_lightning.functional.accumulate import Pooling, accumulate_
+from ntps_lightning.distributed import sum_over_ranks_
+from ntps_lightning.functional.accumulate import Pooling, Precision, accumulate_
 from ntps_lightning.functional.moments import Moments, moment_shapes
-from ntps_lightning.functional.targets import encode_targets
 from ntps_lightning.functional.score import NTPSDetails, check_options, few_samples_warning, score_details
-
-
-def all_reduce_sum(state: Tensor, group: Any = None) -> list[Tensor]:
-    """Sum a state over all ranks: exact, and of constant memory where gathering takes one copy per rank."""
-    state = state.contiguous()
-    torch.distributed.all_reduce(state, group=group)
-    return [state]
+from ntps_lightning.functional.targets import encode_targets
 
 
 class NextTokenPerceptionScore(Metric):
@@ -55,6 +50,8 @@ class NextTokenPerceptionScore(Metric):
         center: measure hidden states and targets from their means.
         orthonormal: compare the subspaces alone, with an orthonormal basis of U.
         pooling: ``"mean"`` of the valid tokens, or the ``"last"`` one.
+        precision: of float32 products, as in :func:`torch.set_float32_matmul_precision` (whose own setting does not
+            matter): ``"highest"`` is float32, ``"high"`` is TensorFloat32 on GPUs that have it.
         kwargs: Additional keyword arguments of :class:`torchmetrics.Metric`.
 
     Raises:
@@ -91,9 +88,10 @@ class NextTokenPerceptionScore(Metric):
         center: bool = True,
         orthonormal: bool = False,
         pooling: Pooling = "mean",
+        precision: Precision = "highest",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{"dist_sync_fn": all_reduce_sum, **kwargs})
+        super().__init__(**kwargs)
         if (num_classes is None) == (num_outputs is None):
             raise ValueError(
                 f"give num_classes (classification) or num_outputs (regression), got num_classes={num_classes},"
@@ -105,9 +103,10 @@ class NextTokenPerceptionScore(Metric):
                 f"need hidden_size >= 1 and at least 2 classes or 1 output, got hidden_size={hidden_size},"
                 f" num_classes={num_classes}, num_outputs={num_outputs}"
             )
-        check_options(k=k, ridge=ridge, pooling=pooling, hidden_size=hidden_size)
+        check_options(k=k, ridge=ridge, pooling=pooling, precision=precision, hidden_size=hidden_size)
         self.hidden_size, self.num_classes, self.num_outputs = hidden_size, num_classes, num_outputs
-        self.k, self.ridge, self.center, self.orthonormal, self.pooling = k, ridge, center, orthonormal, pooling
+        self.k, self.ridge, self.center, self.orthonormal = k, ridge, center, orthonormal
+        self.pooling, self.precision = pooling, precision
         for name in moment_shapes(hidden_size, size):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self._expand_defaults()
@@ -126,7 +125,14 @@ class NextTokenPerceptionScore(Metric):
         targets = encode_targets(labels, self.num_classes)
         if self.num_outputs not in (None, targets.shape[1]):
             raise ValueError(f"targets have {targets.shape[1]} outputs, expected num_outputs={self.num_outputs}")
-        accumulate_(self._moments(), hidden_states, targets, attention_mask, pooling=self.pooling)
+        accumulate_(
+            self._moments(),
+            hidden_states,
+            targets,
+            attention_mask,
+            pooling=self.pooling,
+            precision=self.precision,
+        )
 
     def compute(self) -> Tensor:
         """NTPS of all samples on all ranks, a scalar float64 tensor.
@@ -135,19 +141,30 @@ class NextTokenPerceptionScore(Metric):
             ValueError: If there is no sample or a single class.
 
         """
-        return torch.tensor(self._solve().score, dtype=torch.float64, device=self.device)
+        return torch.tensor(self._solve(whole_curve=False).score, dtype=torch.float64, device=self.device)
 
-    def details(self) -> NTPSDetails:
+    def details(self, *, whole_curve: bool = True, sync: bool = True) -> NTPSDetails:
         """The score and what is needed to read it, of all samples on all ranks. Every rank must call it.
+
+        Args:
+            whole_curve: curves over every k; else up to ``k`` alone, which is many times faster where d is large.
+            sync: sum over all ranks first; else this rank alone is asked, and others need not call.
 
         Raises:
             ValueError: If there is no sample or a single class.
 
         """
         with self.sync_context(
-            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
+            dist_sync_fn=self.dist_sync_fn, should_sync=sync and self._to_sync, should_unsync=self._should_unsync
         ):
-            return self._solve()
+            return self._solve(whole_curve)
+
+    def reduce_(self, dst: int) -> None:
+        """Move the samples of all ranks to rank ``dst``, in place; every rank must call it.
+
+        The others' states mean nothing then, until they are reset. Unlike a sync it takes no copy of the states.
+        """
+        sum_over_ranks_([getattr(self, name) for name in self._defaults], dst, self.process_group)
 
     def grow(self, num_classes: int) -> None:
         """Make room for classes up to ``num_classes``; those seen so far keep their sums. Never shrinks."""
@@ -181,9 +198,22 @@ class NextTokenPerceptionScore(Metric):
     def _moments(self) -> Moments:
         return Moments(**{field.name: getattr(self, field.name) for field in fields(Moments)})
 
-    def _solve(self) -> NTPSDetails:
+    def _sync_dist(self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None) -> None:
+        """A few sums in place, where torchmetrics would gather a copy of every state from every rank."""
+        if dist_sync_fn is not gather_all_tensors:
+            super()._sync_dist(dist_sync_fn, process_group)
+            return
+        states = [getattr(self, name) for name in self._defaults]
+        sum_over_ranks_(states, group=process_group or self.process_group)
+
+    def _solve(self, whole_curve: bool) -> NTPSDetails:
         details = score_details(
-            self._moments(), k=self.k, ridge=self.ridge, center=self.center, orthonormal=self.orthonormal
+            self._moments(),
+            k=self.k,
+            ridge=self.ridge,
+            center=self.center,
+            orthonormal=self.orthonormal,
+            whole_curve=whole_curve,
         )
         warning = few_samples_warning(details)
         if warning:

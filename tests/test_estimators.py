@@ -8,8 +8,8 @@ import torch
 from data import pad, sequences
 from oracle import pool, regularised
 
-from ntps_lightning.functional.estimators import h_score, rankme
 from ntps_lightning.functional.accumulate import batch_moments
+from ntps_lightning.functional.estimators import h_score, rankme
 from ntps_lightning.functional.moments import covariances
 from ntps_lightning.functional.subspaces import whitening
 

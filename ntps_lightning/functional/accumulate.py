@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ def accumulate_(
     """Add a batch to ``moments`` in place; nothing is added when the batch is refused.
 
     Args:
-        moments: The sums to add to.
+        moments: The sums to add to. Products are taken on the device of the hidden states, wherever the sums are.
         hidden_states: ``(N, T, d)``, see :func:`batch_moments`.
         targets: ``(N, C)`` as :func:`~ntps_lightning.functional.targets.encode_targets` returns them.
         attention_mask: ``(N, T)`` or ``None``.
@@ -77,24 +77,24 @@ def accumulate_(
         ValueError: See :func:`batch_moments`.
 
     """
-    device = moments.pooled_gram.device
+    device, own = moments.pooled_gram.device, hidden_states.device
     mask = _valid_tokens(hidden_states, targets, attention_mask, moments.pooled_sum.shape[0])
     # Autocast would otherwise turn a float32 product into a bfloat16 one inside the user's own forward pass.
-    with torch.no_grad(), torch.autocast(device.type, enabled=False), _float32_products(precision):
-        parts = zip(*(tensor.split(_MAX_SAMPLES) for tensor in (hidden_states, mask, targets)), strict=True)
+    with torch.no_grad(), torch.autocast(own.type, enabled=False), _float32_products(precision):
+        parts = zip(*(torch.split(tensor, _MAX_SAMPLES) for tensor in (hidden_states, mask, targets)), strict=True)
         if len(hidden_states) > _MAX_SAMPLES:
             _refuse_not_finite(hidden_states, mask)
-        for part in parts:
-            hidden, valid, target = (tensor.to(device) for tensor in part)
+        for hidden, valid, target in parts:
             steps = steps_of(valid)
             prefixes = prefix_sums(hidden, steps)
             if not prefixes.residuals.sum().isfinite():
                 _refuse_not_finite(hidden, valid)
+            prefixes = prefixes.to(device)
             prefixes.add_to_(moments)
-            pooled = prefixes.totals() / steps.lengths[:, None]
+            pooled = prefixes.totals() / prefixes.lengths[:, None]
             if pooling == "last":
-                pooled = _last_tokens(hidden, valid, steps)
-            _accumulate_pooled_(moments, pooled, target.double()[steps.samples])
+                pooled = _last_tokens(hidden, valid, steps).to(device)
+            _accumulate_pooled_(moments, pooled, target.to(device, torch.float64)[steps.samples.to(device)])
 
 
 def _accumulate_pooled_(moments: Moments, pooled: Tensor, targets: Tensor) -> None:
@@ -114,7 +114,8 @@ def _last_tokens(hidden_states: Tensor, mask: Tensor, steps: Steps) -> Tensor:
 @contextmanager
 def _float32_products(precision: Precision) -> Iterator[None]:
     """Products of float32 numbers as asked for, whatever the global flags say."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    mkldnn: Any = torch.backends.mkldnn
+    backends = (torch.backends.cuda.matmul, mkldnn.matmul)
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "tf32" if precision == "high" else "ieee"

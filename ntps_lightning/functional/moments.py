@@ -98,7 +98,7 @@ def covariances(moments: Moments, *, center: bool) -> Covariances:
     mean, target_mean = m.pooled_sum / n, m.target_sum / n
     origin, target_origin = mean * center, target_mean * center
     d = len(origin)
-    gram, next_prefix, (prefix_sum, prefix_position) = m.prefix_products.split([d, d, 2])
+    gram, next_prefix, (prefix_sum, prefix_position) = torch.split(m.prefix_products, [d, d, 2])
     _, t, tt = m.position_sums
     shift = torch.outer(prefix_position, origin)
     next_shift = torch.outer(prefix_sum, origin) + torch.outer(origin, m.next_sum - t * origin)

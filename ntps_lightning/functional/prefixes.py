@@ -10,7 +10,7 @@ all others. What residuals leave out has rank four, and is added in float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -46,6 +46,12 @@ class PrefixSums:
     first_sum: Tensor
     residuals: Tensor
     lengths: Tensor
+
+    def to(self, device: torch.device) -> PrefixSums:
+        """The same on another device."""
+        blocks = [block.to(device) for block in self.blocks]
+        others = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "blocks"}
+        return PrefixSums(blocks=blocks, **others)
 
     def totals(self) -> Tensor:
         """``(N, d)`` sum of the tokens of each sample."""
@@ -91,7 +97,7 @@ def prefix_sums(hidden_states: Tensor, steps: Steps) -> PrefixSums:
     scratch = _scratch(max((size for *_, size in chunks), default=0), tokens)
     for start, end, size in chunks:
         rows, found = scratch[:size], steps.gather(hidden_states, start, end)
-        torch.sub(found, other, out=rows[:, d : 2 * d].unflatten(0, found.shape[:-1]))
+        torch.sub(found, other, out=rows[:, d : 2 * d].view(found.shape))
         _fill_positions_(rows[:, 2 * d + 1], start, steps.runs(start, end))
         running.fill_(rows[:, :d], rows[:, d : 2 * d], steps.runs(start, end))
         blocks = _add_products(blocks, rows)
@@ -127,7 +133,7 @@ def _fill_positions_(column: Tensor, start: int, runs: list[tuple[int, int]]) ->
     row = 0
     for num_steps, count in runs:
         position = torch.arange(start, start + num_steps, device=column.device, dtype=column.dtype)
-        column[row : row + num_steps * count].unflatten(0, (-1, count)).copy_(position[:, None])
+        column[row : row + num_steps * count].view(-1, count).copy_(position[:, None])
         row, start = row + num_steps * count, start + num_steps
 
 
@@ -148,7 +154,8 @@ class _Running:
         for num_steps, count in runs:
             self._finish(count)
             run = slice(row, row + num_steps * count)
-            self._fill_run_(prefixes[run].unflatten(0, (-1, count)), tokens[run].unflatten(0, (-1, count)))
+            shape = (num_steps, count, tokens.shape[1])
+            self._fill_run_(prefixes[run].view(shape), tokens[run].view(shape))
             row += num_steps * count
 
     def totals(self) -> Tensor:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ntps_lightning.functional.estimators import probe_mse_r2
 from ntps_lightning.functional.accumulate import Pooling, batch_moments
+from ntps_lightning.functional.estimators import probe_mse_r2
 from ntps_lightning.functional.moments import Moments, covariances
 from ntps_lightning.functional.null import (
     captured_null_curve,
@@ -221,13 +221,18 @@ def score_details(
 
 
 def check_options(
-    *, k: int | float | None, ridge: float, pooling: str = "mean", hidden_size: int | None = None
+    *,
+    k: int | float | None,
+    ridge: float,
+    pooling: str = "mean",
+    precision: str = "highest",
+    hidden_size: int | None = None,
 ) -> None:
     """Refuse options that no data could make right.
 
     Raises:
         ValueError: If ``k`` is neither ``None`` nor a count in [1, d] nor a fraction in (0, 1], ``ridge`` is negative
-            or not finite, or ``pooling`` is unknown.
+            or not finite, or ``pooling`` or ``precision`` is unknown.
 
     """
     count = isinstance(k, int) and not isinstance(k, bool) and k >= 1 and (hidden_size is None or k <= hidden_size)
@@ -239,6 +244,8 @@ def check_options(
         raise ValueError(f"ridge must be a finite number >= 0, relative to tr(B)/d, got {ridge!r}")
     if pooling not in ("mean", "last"):
         raise ValueError(f'pooling must be "mean" or "last", got {pooling!r}')
+    if precision not in ("highest", "high"):
+        raise ValueError(f'precision must be "highest" (float32) or "high" (TensorFloat32), got {precision!r}')
 
 
 def resolve_k(k: int | float | None, hidden_size: int, num_outputs: int) -> int:
