@@ -1,20 +1,23 @@
 """What NTPSCallback costs a validation epoch: the same epoch with and without it, in turn, in one run.
 
-python benchmarks/overhead.py            # SmolLM2-135M, BBC news
+python benchmarks/overhead.py            # SmolLM2-135M, BBC news; with a GPU also the shapes of Llama-3-8B
 """
 
 import argparse
 import logging
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from timing import goal, machine, ratios, spread, table
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, DataCollatorWithPadding
+from transformers import AutoTokenizer, DataCollatorWithPadding, LlamaConfig, LlamaForSequenceClassification
 
 from ntps_lightning import NTPSCallback
 
@@ -22,53 +25,89 @@ sys.path.append(str(Path(__file__).parents[1] / "examples"))
 import offline
 from finetune_lora import LoraClassifier, windows
 
-
-def epoch_seconds(module, loader, callbacks):
-    trainer = pl.Trainer(
-        callbacks=callbacks, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="auto"
-    )
-    start = time.perf_counter()
-    trainer.validate(module, loader, verbose=False)
-    return time.perf_counter() - start
+CONFIGURATIONS = {"without": None, "layers=-1": -1, 'layers="all"': "all"}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=320)
-    parser.add_argument("--window", type=int, default=24)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+def epoch_seconds(module, loader, layers, precision="highest"):
+    callbacks = [] if layers is None else [NTPSCallback(layers=layers, precision=precision)]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            callbacks=callbacks,
+            logger=TensorBoardLogger(folder),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            devices=1,
+        )
+        start = time.perf_counter()
+        trainer.validate(module, loader, verbose=False)
+        return time.perf_counter() - start
 
+
+def measure(what, module, loader, repeats, limits, precision="highest"):
+    seconds = {name: [] for name in CONFIGURATIONS}
+    for i in range(repeats + 1):
+        for name, layers in CONFIGURATIONS.items():
+            if i or name == "without":  # one epoch to warm up
+                seconds[name].append(epoch_seconds(module, loader, layers, precision))
+    base = seconds["without"][1:]
+    for name, values in {**seconds, "without": base}.items():
+        found = ratios(values, base)
+        judged = goal(statistics.median(found), limits[name]) if name in limits else ("", "")
+        yield [f"{what}, {name}", spread(values), spread(found, 3), *judged]
+
+
+def smollm2(samples, window, batch_size):
     path = offline.smollm2()
     tokenizer = AutoTokenizer.from_pretrained(path)
     tokenizer.pad_token = tokenizer.eos_token
     texts, names = offline.bbc_news()
     labels = [sorted(set(names)).index(name) for name in names]
-    generator = torch.Generator().manual_seed(0)
-    data = windows(tokenizer, texts, labels, args.window, args.samples, generator)
-    loader = DataLoader(data, batch_size=16, collate_fn=DataCollatorWithPadding(tokenizer))
-    module = LoraClassifier(path, 5, adapted_layers=6, learning_rate=0.0)
+    data = windows(tokenizer, texts, labels, window, samples, torch.Generator().manual_seed(0))
+    loader = DataLoader(data, batch_size=batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
+    return LoraClassifier(path, 5, adapted_layers=6, learning_rate=0.0), loader
 
-    configurations = {
-        "without": lambda: [],
-        "layers=-1": lambda: [NTPSCallback()],
-        "layers=[10, 20, 30]": lambda: [NTPSCallback(layers=[10, 20, 30])],
-        'layers="all"': lambda: [NTPSCallback(layers="all")],
-    }
-    seconds = {name: [] for name in configurations}
-    epoch_seconds(module, loader, [])  # warm up
-    for _ in range(args.repeats):
-        for name, callbacks in configurations.items():
-            seconds[name].append(epoch_seconds(module, loader, callbacks()))
-    base = statistics.median(seconds["without"])
-    threads = torch.get_num_threads()
-    print(f"{args.samples} samples of up to {args.window} tokens, {threads} threads, {args.repeats} repeats")
-    print(f"{'callback':<22}{'median s':>10}{'min s':>10}{'max s':>10}{'ratio':>9}")
-    for name, values in seconds.items():
-        row = (statistics.median(values), min(values), max(values))
-        print(f"{name:<22}" + "".join(f"{v:>10.3f}" for v in row) + f"{row[0] / base:>9.3f}")
+
+class Llama(pl.LightningModule):
+    """Random weights of the shapes of Llama-3-8B, in bfloat16."""
+
+    def __init__(self, **sizes):
+        super().__init__()
+        shapes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256}
+        heads = {"num_attention_heads": 32, "num_key_value_heads": 8}
+        config = LlamaConfig(**{**shapes, **heads, **sizes}, num_labels=5, pad_token_id=0, dtype=torch.bfloat16)
+        self.model = LlamaForSequenceClassification(config).bfloat16()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.model(**batch).loss)
+
+
+def llama(samples, length, batch_size, **sizes):
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        module = Llama(**sizes)
+    vocabulary = module.model.config.vocab_size
+    data = [{"input_ids": torch.randint(1, vocabulary, (length,)), "labels": i % 5} for i in range(samples)]
+    return module, DataLoader(data, batch_size=batch_size)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--window", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    module, loader = smollm2(args.samples, args.window, args.batch_size)
+    shape = f"{args.samples} windows of {args.window} tokens"
+    rows = list(measure(f"SmolLM2-135M, {shape}", module, loader, args.repeats, {"layers=-1": 1.02, 'layers="all"': 1.15}))
+    if torch.cuda.is_available():
+        del module
+        for precision in ("highest", "high"):
+            parts = llama(samples=256, length=512, batch_size=8)
+            limits = {"layers=-1": 1.02, 'layers="all"': 1.25}
+            rows += measure(f'Llama-3-8B shapes, precision="{precision}"', *parts, args.repeats, limits, precision)
+    table(f"3. Overhead on a validation epoch [{machine()}]", ["epoch", "s: median (min-max)", "ratio", "goal", ""], rows)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,14 @@ def state_bytes(num_layers: int, hidden_size: int, num_outputs: int) -> int:
     return num_layers * (3 * hidden_size**2 + hidden_size * num_outputs) * 8
 
 
+def scratch_bytes(hidden_size: int) -> int:
+    """Bytes that are taken for a while, beside the sums: while a batch is added, by 4,096 tokens x 2 d and two d x d
+    products in float32, or while one layer is solved, by 13 d x d matrices in float64 (measured, as an upper bound).
+    """
+    adding = 4096 * (2 * hidden_size + 16) * 4 + 2 * hidden_size**2 * 4
+    return max(adding, 13 * hidden_size**2 * 8)
+
+
 def available_bytes(device: torch.device) -> int | None:
     """Bytes that can be allocated on ``device``, or ``None`` where that is not known."""
     if device.type == "cpu":
@@ -31,12 +39,14 @@ def check_memory(num_layers: int, hidden_size: int, num_outputs: int | None, dev
         SetupError: If the device does not have it.
 
     """
-    need, free = state_bytes(num_layers, hidden_size, num_outputs or 0), available_bytes(device)
+    states, scratch = state_bytes(num_layers, hidden_size, num_outputs or 0), scratch_bytes(hidden_size)
+    free = available_bytes(device)
     formula = f"{num_layers} layers x (3 x {hidden_size}² + {hidden_size} x {num_outputs or 'C'}) x 8 bytes"
-    sums = f"{_size(need)} on {device}: {formula}"
-    if free is not None and need > free:
-        fit = free * num_layers // need
+    sums = f"{_size(states)} on {device}: {formula}, and {_size(scratch)} of scratch memory"
+    if free is not None and states + scratch > free:
+        fit = max(0, free - scratch) * num_layers // states
         way_out = f"name at most {fit} layers with `layers=`" if fit else "not even one layer fits"
+        way_out += ", or keep the sums elsewhere with `accumulate_device=`"
         raise SetupError(f"NTPS needs {sums}, and only {_size(free)} are free; {way_out}")
     rank_zero_info(f"NTPS will take {sums}")
 

@@ -1,0 +1,53 @@
+"""What accumulating a batch costs, against the bare matrix products (N T) x d by (N T) x 2d of the same dtype.
+
+Everything is included: checks, masks, prefix sums, casts, pooling, and the sums in float64. The bare product is timed
+both ways round, and the faster one counts.
+
+python benchmarks/accumulate.py
+"""
+
+import argparse
+import statistics
+
+import torch
+from data import empty_moments, hidden_states, padding_mask, targets
+from timing import goal, in_turn, machine, ratios, spread, table
+
+from ntps_lightning.functional.accumulate import accumulate_
+
+
+def measure(d, size, length, device, repeats):
+    states, labels = hidden_states(size, length, d, device=device)
+    mask, rows = padding_mask(size, length, device), torch.randn(size * length, 2 * d, device=device)
+    moments, encoded, half = empty_moments(d, device=device), targets(labels), states.bfloat16()
+    seconds = in_turn(
+        {
+            "bare": lambda: rows[:, :d].T @ rows,
+            "bare, the other way": lambda: rows.T @ rows[:, :d],
+            "float32": lambda: accumulate_(moments, states, encoded),
+            "float32, a quarter padding": lambda: accumulate_(moments, states, encoded, mask),
+            "bfloat16": lambda: accumulate_(moments, half, encoded),
+        },
+        repeats,
+    )
+    bare = min(("bare", "bare, the other way"), key=lambda name: statistics.median(seconds[name]))
+    for name, values in seconds.items():
+        found = ratios(values, seconds[bare])
+        judged = ("", "") if "bare" in name else goal(statistics.median(found), 1.0)
+        yield [f"d={d}, {name}", f"{size}x{length}", spread([1e3 * v for v in values], 1), spread(found), *judged]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = []
+    for d, size, length, repeats in ((576, 128, 128, args.repeats), (2048, 64, 128, args.repeats // 2 + 1), (4096, 32, 128, args.repeats // 3 + 1)):
+        rows += measure(d, size, length, device, repeats)
+    columns = ["hidden states", "N x T", "ms: median (min-max)", "ratio to bare (min-max)", "goal", ""]
+    table(f"1. Accumulation against the bare products [{machine()}]", columns, rows)
+
+
+if __name__ == "__main__":
+    main()

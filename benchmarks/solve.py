@@ -1,0 +1,50 @@
+"""What a score costs once the moments are there: one k by iteration, and the whole curve by full decompositions.
+
+python benchmarks/solve.py
+"""
+
+import argparse
+import statistics
+
+import torch
+from data import hidden_states
+from timing import goal, in_turn, machine, spread, table
+
+from ntps_lightning.functional.accumulate import batch_moments
+from ntps_lightning.functional.score import score_details
+
+LIMITS = {"cpu": {"one k": 10.0, "whole curve": 60.0}, "cuda": {"one k": 1.0, "whole curve": 4.0}}
+
+
+def measure(d, device, repeats):
+    states, labels = hidden_states(max(256, d // 8), 48, d, device=device)
+    moments = batch_moments(states, labels, num_classes=5)
+    del states
+    found = {}
+    functions = {
+        "one k": lambda: found.update(one=score_details(moments, whole_curve=False)),
+        "whole curve": lambda: found.update(whole=score_details(moments)),
+    }
+    seconds = in_turn(functions, repeats, warm_up=d < 4096)
+    one, whole = found["one"], found["whole"]
+    off = max(abs(getattr(one, name) - getattr(whole, name)) for name in ("score", "captured", "null"))
+    for name, values in seconds.items():
+        judged = goal(statistics.median(values), LIMITS[device][name], unit=" s") if d == 4096 else ("", "")
+        error = (f"{one.subspace_error:.0e}", f"{off:.0e}") if name == "one k" else ("0", "0")
+        yield [f"d={d}, {name}", one.k if name == "one k" else d, spread(values), *error, *judged]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = []
+    for d, repeats in ((576, 5 * args.repeats), (2048, args.repeats), (4096, args.repeats)):
+        rows += measure(d, device, repeats)
+    columns = ["score", "k", "s: median (min-max)", "error estimate", "error", "goal", ""]
+    table(f"4. Solve [{machine()}]", columns, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Summing the states over ranks: peak extra memory and bytes sent per rank, and what sharing out the layers saves.
+
+Bytes are those that the loopback interface counts, over real processes (gloo).
+
+python benchmarks/sync.py
+"""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from data import hidden_states
+from peak import peak_bytes
+from timing import goal, table
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from ntps_lightning import NextTokenPerceptionScore
+
+
+def sent_bytes():
+    line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
+    return int(line.split()[9])
+
+
+def metric_of(rank, d, **options):
+    metric = NextTokenPerceptionScore(d, 5, **options)
+    metric.update(*hidden_states(64, 16, d, seed=rank))
+    return metric
+
+
+def by_torchmetrics(metric):
+    metric.sync(dist_sync_fn=lambda tensor, group=None: gather_all_tensors(tensor, group))
+
+
+WAYS = {
+    "one all-reduce each (metric)": lambda metric: metric.sync(),
+    "reduced to one rank (callback)": lambda metric: metric.reduce_(0),
+    "gathered (torchmetrics)": by_torchmetrics,
+}
+
+
+def worker(rank, world_size, d, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world_size)
+    dist.all_reduce(torch.zeros(2**18))  # connections are made, and counted, once
+    found = {}
+    for name, way in WAYS.items():
+        metric = metric_of(rank, d)
+        dist.barrier()
+        before = sent_bytes()
+        dist.barrier()
+        peak = peak_bytes(lambda metric=metric, way=way: way(metric))
+        dist.barrier()
+        peaks = [None] * world_size
+        sent = sent_bytes() - before
+        dist.all_gather_object(peaks, peak)
+        found[name] = (max(peaks), sent / world_size)
+        del metric
+    if rank == 0:
+        torch.save(found, f"{folder}/found.pt")
+    dist.destroy_process_group()
+
+
+def measure(world_size, d):
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(worker, (world_size, d, folder), nprocs=world_size)
+        return torch.load(f"{folder}/found.pt")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden-size", type=int, default=1536)
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    d = args.hidden_size
+    states = (3 * d**2 + 12 * d) * 8
+    found = {world_size: measure(world_size, d) for world_size in (2, 4, 8)}
+    rows = []
+    for name in WAYS:
+        for world_size, ways in found.items():
+            peak, sent = ways[name]
+            ring = 2 * (world_size - 1) / world_size * states
+            ours = "torchmetrics" not in name
+            growth = peak / max(found[2][name][0], 1)
+            judged = goal(round(sent / ring, 2), 2) if ours else ("", "")
+            flat = goal(round(growth, 2), 1.1) if ours else ("", "")
+            rows.append([f"{name}, {world_size} ranks", f"{peak / states:.2f}", f"{growth:.2f}", *flat, f"{sent / 2**20:.0f}", f"{sent / ring:.2f}", *judged])
+    columns = ["sync", "peak extra / states", "to 2 ranks", "goal", "", "MiB sent a rank", "to ring all-reduce", "goal", ""]
+    table(f"5. Sync of {states / 2**20:.0f} MiB of states, d = {d} [gloo]", columns, rows)
+
+
+if __name__ == "__main__":
+    main()
