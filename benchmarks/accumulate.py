@@ -43,7 +43,11 @@ def main():
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
-    for d, size, length, repeats in ((576, 128, 128, args.repeats), (2048, 64, 128, args.repeats // 2 + 1), (4096, 32, 128, args.repeats // 3 + 1)):
+    for d, size, length, repeats in (
+        (576, 128, 128, args.repeats),
+        (2048, 64, 128, args.repeats // 2 + 1),
+        (4096, 32, 128, args.repeats // 3 + 1),
+    ):
         rows += measure(d, size, length, device, repeats)
     columns = ["hidden states", "N x T", "ms: median (min-max)", "ratio to bare (min-max)", "goal", ""]
     table(f"1. Accumulation against the bare products [{machine()}]", columns, rows)

@@ -77,7 +77,14 @@ def accumulation(cache, d, size, length, layers, device, repeats):
     faster = ratios(seconds["t"], seconds["ours"])
     what = f"d={d}, {layers} layers of {size}x{length}"
     limit = 4 if device == "cpu" else 20
-    yield [what, "accumulation", spread(seconds["ours"]), spread(seconds["t"]), spread(faster, 1), *goal(statistics.median(faster), limit, most=False, unit="x")]
+    yield [
+        what,
+        "accumulation",
+        spread(seconds["ours"]),
+        spread(seconds["t"]),
+        spread(faster, 1),
+        *goal(statistics.median(faster), limit, most=False, unit="x"),
+    ]
     less = peaks["ours"] / peaks["t"]
     yield [what, "its peak extra MiB", *(f"{p / 2**20:.0f}" for p in peaks.values()), f"{less:.2f}", *goal(less, 0.2)]
     yield [what, "moments differ by", "", "", f"{difference:.1e}", *goal(difference, 1e-5)]
@@ -116,8 +123,8 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cache, curve = functions(args.folder / "cache.py"), functions(args.folder / "K_sweep.py")
     rows = [
-        *accumulation(cache, 576, 128, 64, 3, device, args.repeats),
-        *accumulation(cache, 2048, 32, 64, 3, device, args.repeats // 2 + 1),
+        *accumulation(cache, 576, 32, 64, 31, device, args.repeats),
+        *accumulation(cache, 2048, 32, 64, 17, device, args.repeats // 3 + 1),
         *solve(curve, 576, device, args.repeats, 10),
         *solve(curve, 2048, device, 1, 20),
     ]

@@ -100,14 +100,18 @@ def main():
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     module, loader = smollm2(args.samples, args.window, args.batch_size)
     shape = f"{args.samples} windows of {args.window} tokens"
-    rows = list(measure(f"SmolLM2-135M, {shape}", module, loader, args.repeats, {"layers=-1": 1.02, 'layers="all"': 1.15}))
+    rows = list(
+        measure(f"SmolLM2-135M, {shape}", module, loader, args.repeats, {"layers=-1": 1.02, 'layers="all"': 1.15})
+    )
     if torch.cuda.is_available():
         del module
         for precision in ("highest", "high"):
             parts = llama(samples=256, length=512, batch_size=8)
             limits = {"layers=-1": 1.02, 'layers="all"': 1.25}
             rows += measure(f'Llama-3-8B shapes, precision="{precision}"', *parts, args.repeats, limits, precision)
-    table(f"3. Overhead on a validation epoch [{machine()}]", ["epoch", "s: median (min-max)", "ratio", "goal", ""], rows)
+    table(
+        f"3. Overhead on a validation epoch [{machine()}]", ["epoch", "s: median (min-max)", "ratio", "goal", ""], rows
+    )
 
 
 if __name__ == "__main__":

@@ -88,8 +88,28 @@ def main():
             growth = peak / max(found[2][name][0], 1)
             judged = goal(round(sent / ring, 2), 2) if ours else ("", "")
             flat = goal(round(growth, 2), 1.1) if ours else ("", "")
-            rows.append([f"{name}, {world_size} ranks", f"{peak / states:.2f}", f"{growth:.2f}", *flat, f"{sent / 2**20:.0f}", f"{sent / ring:.2f}", *judged])
-    columns = ["sync", "peak extra / states", "to 2 ranks", "goal", "", "MiB sent a rank", "to ring all-reduce", "goal", ""]
+            rows.append(
+                [
+                    f"{name}, {world_size} ranks",
+                    f"{peak / states:.2f}",
+                    f"{growth:.2f}",
+                    *flat,
+                    f"{sent / 2**20:.0f}",
+                    f"{sent / ring:.2f}",
+                    *judged,
+                ]
+            )
+    columns = [
+        "sync",
+        "peak extra / states",
+        "to 2 ranks",
+        "goal",
+        "",
+        "MiB sent a rank",
+        "to ring all-reduce",
+        "goal",
+        "",
+    ]
     table(f"5. Sync of {states / 2**20:.0f} MiB of states, d = {d} [gloo]", columns, rows)
 
 

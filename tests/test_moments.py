@@ -97,7 +97,7 @@ def test_chunks_change_nothing(rng, monkeypatch):
     samples, labels = sequences(rng)
     whole = batch_moments(*_inputs(samples, labels))
     monkeypatch.setattr("ntps_lightning.functional.prefixes._MAX_TOKENS", 10)
-    monkeypatch.setattr("ntps_lightning.functional.accumulate._MAX_SAMPLES", 7)
+    monkeypatch.setattr("ntps_lightning.functional.steps._MAX_SAMPLES", 7)
     assert_close(batch_moments(*_inputs(samples, labels)), whole)
 
 

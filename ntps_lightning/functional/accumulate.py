@@ -10,15 +10,12 @@ import torch
 from torch import Tensor
 
 from ntps_lightning.functional.moments import Moments, moment_shapes
-from ntps_lightning.functional.prefixes import prefix_sums
+from ntps_lightning.functional.prefixes import PrefixSums, prefix_sums
 from ntps_lightning.functional.steps import Steps, steps_of
 from ntps_lightning.functional.targets import encode_targets
 
 Pooling = Literal["mean", "last"]
 Precision = Literal["highest", "high"]
-
-# How many samples may share a step, which is the least that scratch memory holds.
-_MAX_SAMPLES = 1024
 
 
 def batch_moments(
@@ -78,23 +75,24 @@ def accumulate_(
 
     """
     device, own = moments.pooled_gram.device, hidden_states.device
-    mask = _valid_tokens(hidden_states, targets, attention_mask, moments.pooled_sum.shape[0])
+    _check_hidden_states(hidden_states, len(targets), moments.pooled_sum.shape[0])
     # Autocast would otherwise turn a float32 product into a bfloat16 one inside the user's own forward pass.
     with torch.no_grad(), torch.autocast(own.type, enabled=False), _float32_products(precision):
-        parts = zip(*(torch.split(tensor, _MAX_SAMPLES) for tensor in (hidden_states, mask, targets)), strict=True)
-        if len(hidden_states) > _MAX_SAMPLES:
-            _refuse_not_finite(hidden_states, mask)
-        for hidden, valid, target in parts:
-            steps = steps_of(valid)
-            prefixes = prefix_sums(hidden, steps)
-            if not prefixes.residuals.sum().isfinite():
-                _refuse_not_finite(hidden, valid)
+        steps = steps_of(attention_mask, hidden_states.shape[0], hidden_states.shape[1], own)
+        sizes = [len(part.samples) for part in steps]
+        encoded = targets.to(device, torch.float64)
+        parts = list(zip(steps, torch.split(hidden_states, sizes), torch.split(encoded, sizes), strict=True))
+        if len(parts) > 1:
+            _refuse_not_finite(parts)
+        for part, hidden, target in parts:
+            prefixes = prefix_sums(hidden, part)
+            _refuse_residuals(prefixes, part)
             prefixes = prefixes.to(device)
             prefixes.add_to_(moments)
             pooled = prefixes.totals() / prefixes.lengths[:, None]
             if pooling == "last":
-                pooled = _last_tokens(hidden, valid, steps).to(device)
-            _accumulate_pooled_(moments, pooled, target.to(device, torch.float64)[steps.samples.to(device)])
+                pooled = hidden[part.samples, part.last].to(device, torch.float64)
+            _accumulate_pooled_(moments, pooled, target[part.samples.to(device)])
 
 
 def _accumulate_pooled_(moments: Moments, pooled: Tensor, targets: Tensor) -> None:
@@ -104,11 +102,6 @@ def _accumulate_pooled_(moments: Moments, pooled: Tensor, targets: Tensor) -> No
     moments.target_gram.addmm_(targets.T, targets)
     moments.pooled_gram.addmm_(pooled.T, pooled)
     moments.pooled_target.addmm_(pooled.T, targets)
-
-
-def _last_tokens(hidden_states: Tensor, mask: Tensor, steps: Steps) -> Tensor:
-    last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
-    return hidden_states[steps.samples, last[steps.samples]].double()
 
 
 @contextmanager
@@ -126,17 +119,25 @@ def _float32_products(precision: Precision) -> Iterator[None]:
             backend.fp32_precision = value
 
 
-def _refuse_not_finite(hidden_states: Tensor, mask: Tensor) -> None:
-    total = torch.where(mask.unsqueeze(-1), hidden_states, 0).sum(1, dtype=torch.float64)
-    broken = ~total.isfinite().all(1)
-    if broken.any():
+def _refuse_not_finite(parts: list[tuple[Steps, Tensor, Tensor]]) -> None:
+    """Before the first part is added, all are looked at."""
+    for part, hidden, _ in parts:
+        if not hidden.sum(dtype=torch.promote_types(hidden.dtype, torch.float32)).isfinite():
+            _refuse_residuals(prefix_sums(hidden, part), part)
+
+
+def _refuse_residuals(prefixes: PrefixSums, steps: Steps) -> None:
+    if prefixes.residuals.sum().isfinite():
+        return
+    broken = steps.samples[~prefixes.residuals.isfinite().all(1)].sort().values.tolist()
+    if broken:
         raise ValueError(
-            f"hidden_states hold NaN or Inf at valid tokens of samples {broken.nonzero().flatten().tolist()[:8]} of"
-            f" the batch ({int(broken.sum())} of {len(total)}); check the model's precision or learning rate"
+            f"hidden_states hold NaN or Inf at valid tokens of samples {broken[:8]} of the batch ({len(broken)} of"
+            f" {len(steps.samples)}); check the model's precision or learning rate"
         )
 
 
-def _valid_tokens(hidden_states: Tensor, targets: Tensor, attention_mask: Tensor | None, hidden_size: int) -> Tensor:
+def _check_hidden_states(hidden_states: Tensor, num_targets: int, hidden_size: int) -> None:
     shape = tuple(hidden_states.shape)
     if hidden_states.ndim != 3 or not hidden_states.is_floating_point():
         raise ValueError(f"hidden_states must be floating, of shape (N, T, d), got {hidden_states.dtype} {shape}")
@@ -144,20 +145,5 @@ def _valid_tokens(hidden_states: Tensor, targets: Tensor, attention_mask: Tensor
         raise ValueError(f"hidden_states are empty: shape (N, T, d) = {shape}")
     if shape[2] != hidden_size:
         raise ValueError(f"hidden_states have size d = {shape[2]}, expected {hidden_size}")
-    if len(targets) != shape[0]:
-        raise ValueError(f"labels are for {len(targets)} samples, hidden_states for {shape[0]}")
-    if attention_mask is None:
-        return torch.ones(shape[:2], dtype=torch.bool, device=hidden_states.device)
-    if tuple(attention_mask.shape) != shape[:2]:
-        raise ValueError(
-            f"attention_mask must have shape (N, T) = {shape[:2]}, got {tuple(attention_mask.shape)}; of a 4D mask"
-            " give the (N, T) padding mask that it was made from"
-        )
-    mask = attention_mask.to(hidden_states.device)
-    valid = mask == 1
-    if not (valid | (mask == 0)).all():
-        raise ValueError("attention_mask must hold 1 (valid) and 0 (padding) alone, got other values")
-    empty = ~valid.any(1)
-    if empty.any():
-        raise ValueError(f"samples {empty.nonzero().flatten().tolist()[:8]} of the batch have no valid token")
-    return valid
+    if num_targets != shape[0]:
+        raise ValueError(f"labels are for {num_targets} samples, hidden_states for {shape[0]}")

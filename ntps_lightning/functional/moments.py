@@ -100,8 +100,8 @@ def covariances(moments: Moments, *, center: bool) -> Covariances:
     d = len(origin)
     gram, next_prefix, (prefix_sum, prefix_position) = torch.split(m.prefix_products, [d, d, 2])
     _, t, tt = m.position_sums
-    shift = torch.outer(prefix_position, origin)
-    next_shift = torch.outer(prefix_sum, origin) + torch.outer(origin, m.next_sum - t * origin)
+    half = prefix_position - tt / 2 * origin
+    prefix = _minus(gram, n, [half, origin], [origin, half]).tril_()
     target_gram = m.target_gram / n - torch.outer(target_origin, target_origin)
     cross = m.pooled_target / n - torch.outer(origin, target_origin)
     return Covariances(
@@ -109,12 +109,17 @@ def covariances(moments: Moments, *, center: bool) -> Covariances:
         mean=mean - origin,
         target_mean=target_mean - target_origin,
         target_gram=target_gram,
-        perception=m.pooled_gram / n - torch.outer(origin, origin),
+        perception=_minus(m.pooled_gram, n, [n * origin], [origin]),
         cross=cross @ _range_projector(target_gram),
-        prefix=(gram.tril() + gram.tril(-1).T - shift - shift.T + tt * torch.outer(origin, origin)) / n,
-        prefix_next=(next_prefix.T - next_shift) / n,
+        prefix=prefix.add_(prefix.tril(-1).T),
+        prefix_next=_minus(next_prefix.T, n, [prefix_sum, origin], [origin, m.next_sum - t * origin]),
         rounding=float(m.rounding / m.position_sums[0].clamp(min=1)),
     )
+
+
+def _minus(moment: Tensor, n: int, left: list[Tensor], right: list[Tensor]) -> Tensor:
+    """``(moment - sum of the outer products of left and right) / n``, in one pass over a large moment."""
+    return torch.addmm(moment, torch.stack(left, 1), torch.stack(right), beta=1 / n, alpha=-1 / n)
 
 
 def _range_projector(gram: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def prefix_sums(hidden_states: Tensor, steps: Steps) -> PrefixSums:
     for start, end, size in chunks:
         rows, found = scratch[:size], steps.gather(hidden_states, start, end)
         torch.sub(found, other, out=rows[:, d : 2 * d].view(found.shape))
-        _fill_positions_(rows[:, 2 * d + 1], start, steps.runs(start, end))
+        rows[:, -1] = steps.position[steps.tokens(start, end)]
         running.fill_(rows[:, :d], rows[:, d : 2 * d], steps.runs(start, end))
         blocks = _add_products(blocks, rows)
     return PrefixSums(
@@ -129,14 +129,6 @@ def _scratch(num_tokens: int, like: Tensor) -> Tensor:
     return scratch
 
 
-def _fill_positions_(column: Tensor, start: int, runs: list[tuple[int, int]]) -> None:
-    row = 0
-    for num_steps, count in runs:
-        position = torch.arange(start, start + num_steps, device=column.device, dtype=column.dtype)
-        column[row : row + num_steps * count].view(-1, count).copy_(position[:, None])
-        row, start = row + num_steps * count, start + num_steps
-
-
 class _Running:
     """The sum of the tokens of each sample so far, carried from step to step.
 
@@ -165,6 +157,8 @@ class _Running:
 
     def _finish(self, count: int) -> None:
         """Only the first ``count`` samples go on."""
+        if count == len(self._sums):
+            return
         self._totals[count : len(self._sums)] = self._sums[count:]
         self._sums = self._sums[:count]
 

@@ -59,8 +59,8 @@ class NTPSDetails:
         probe_r2: its coefficient of determination, in-sample: too high where ``samples_per_dim`` is small.
         excess_loss: squared error, summed over outputs and with the ridge penalty, that the best probe confined to
             the autoregressive subspace has over the best one: ``(1 - captured)`` times what the probe explains.
-        excess_loss_bounds: the bounds that NTPS puts on it (arXiv 2505.17169), lower and upper; without the whole
-            curve a little wider, from bounds on the extreme eigenvalues of B + ridge.
+        excess_loss_bounds: the bounds that NTPS puts on it (arXiv 2505.17169), lower and upper; with a ridge a
+            little wider, from bounds on the extreme eigenvalues of B + ridge.
         num_samples: number of samples n.
         samples_per_dim: n / d. Below about 20 the score is biased towards ``null``.
         subspace_error: estimated sine of the largest angle between the autoregressive subspace that was used and the
@@ -176,7 +176,8 @@ def score_details(
     _check_moments(moments)
     cov = covariances(moments, center=center)
     penalty = float(ridge * cov.perception.trace() / d)
-    matrix = cov.perception + penalty * torch.eye(d, dtype=torch.float64, device=cov.perception.device)
+    matrix = cov.perception.clone()
+    matrix.diagonal().add_(penalty)
     whitener = whitening(matrix)
     perception = perception_subspace(cov.cross, whitener)
     if len(perception.eigenvalues) == 0:
@@ -198,7 +199,7 @@ def score_details(
         "captured_null_curve": captured_null_curve(whitened_basis, shuffled),
     }
     score, captured, null, captured_null = (float(curve[min(k, len(curve)) - 1]) for curve in curves.values())
-    extremes = extreme_eigenvalues(matrix, whitener, at_least=None if whole_curve else penalty)
+    extremes = extreme_eigenvalues(matrix, whitener, at_least=penalty)
     probe_mse, probe_r2 = probe_mse_r2(cov, whitener, penalty)
     return NTPSDetails(
         score=score,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
+
+# How many samples may share a step, which is the least that scratch memory holds.
+_MAX_SAMPLES = 1024
 
 
 @dataclass(frozen=True)
@@ -19,23 +23,30 @@ class Steps:
     Args:
         samples: ``(N,)`` indices of the samples, the longest first.
         lengths: ``(N,)`` number of valid tokens of each, in that order.
+        last: ``(N,)`` column of the last valid token of each, in that order.
         counts: number of tokens of each step.
-        index: ``(sum(counts),)`` flat indices of the tokens among all ``(N * T)``; ``None`` where there is no padding.
+        position: ``(sum(counts),)`` the step of every token.
+        index: ``(sum(counts),)`` its flat index among all ``(N * T)``; ``None`` where there is no padding.
 
     """
 
     samples: Tensor
     lengths: Tensor
+    last: Tensor
     counts: list[int]
-    index: Tensor | None
+    position: Tensor
+    index: Tensor | None = None
 
     def gather(self, hidden_states: Tensor, start: int, end: int) -> Tensor:
         """The tokens of steps ``[start, end)`` of ``(N, T, d)``: ``(tokens, d)``, or a ``(steps, N, d)`` view."""
         if self.index is None:
             return hidden_states.transpose(0, 1)[start:end]
+        return hidden_states.flatten(0, 1).index_select(0, self.index[self.tokens(start, end)])
+
+    def tokens(self, start: int, end: int) -> slice:
+        """Where the tokens of steps ``[start, end)`` stand."""
         first = sum(self.counts[:start])
-        index = self.index[first : first + sum(self.counts[start:end])]
-        return hidden_states.flatten(0, 1).index_select(0, index)
+        return slice(first, first + sum(self.counts[start:end]))
 
     def chunks(self, max_tokens: int) -> Iterator[tuple[int, int]]:
         """Ranges of steps, from 1 on, of at most ``max_tokens`` tokens (or one step)."""
@@ -51,14 +62,77 @@ class Steps:
         return [(len(list(run)), count) for count, run in groupby(self.counts[start:end])]
 
 
-def steps_of(mask: Tensor) -> Steps:
-    """The steps of an ``(N, T)`` mask, true at valid tokens; every sample has one."""
-    size, length = mask.shape
-    lengths, samples = mask.sum(1).sort(descending=True, stable=True)
+def steps_of(attention_mask: Tensor | None, size: int, length: int, device: torch.device) -> list[Steps]:
+    """The steps of an ``(N, T)`` mask, for up to 1,024 samples at a time; those of the latest mask are remembered,
+    for one mask serves all layers.
+
+    Args:
+        attention_mask: 1 at valid tokens and 0 at padding, wherever the padding is; ``None``: all valid.
+        size: N.
+        length: T.
+        device: of the hidden states.
+
+    Raises:
+        ValueError: If the mask has another shape or other values, or a sample has no valid token.
+
+    """
+    if attention_mask is None:
+        return [_full(min(_MAX_SAMPLES, size - low), length, device) for low in range(0, size, _MAX_SAMPLES)]
+    if tuple(attention_mask.shape) != (size, length):
+        raise ValueError(
+            f"attention_mask must have shape (N, T) = {(size, length)}, got {tuple(attention_mask.shape)}; of a 4D mask"
+            " give the (N, T) padding mask that it was made from"
+        )
+    return _LATEST.get(attention_mask, device)
+
+
+class _Latest:
+    """Remembers what was made of the latest mask, as long as that is alive and unchanged."""
+
+    def __init__(self) -> None:
+        self._mask: weakref.ref[Tensor] | None = None
+        self._key: tuple[int, torch.device] | None = None
+        self._steps: list[Steps] = []
+
+    def get(self, mask: Tensor, device: torch.device) -> list[Steps]:
+        if mask.is_inference():  # nothing says whether it was changed
+            return _steps(mask, device)
+        key = (mask._version, device)
+        if self._mask is None or self._mask() is not mask or self._key != key:
+            self._steps, self._mask, self._key = _steps(mask, device), weakref.ref(mask), key
+        return self._steps
+
+
+_LATEST = _Latest()
+
+
+def _steps(mask: Tensor, device: torch.device) -> list[Steps]:
+    mask = mask.to(device)
+    valid = mask == 1
+    if not (valid | (mask == 0)).all():
+        raise ValueError("attention_mask must hold 1 (valid) and 0 (padding) alone, got other values")
+    empty = ~valid.any(1)
+    if empty.any():
+        raise ValueError(f"samples {empty.nonzero().flatten().tolist()[:8]} of the batch have no valid token")
+    return [_padded(part) for part in torch.split(valid, _MAX_SAMPLES)]
+
+
+def _full(size: int, length: int, device: torch.device) -> Steps:
+    samples = torch.arange(size, device=device)
+    lengths = torch.full_like(samples, length)
+    position = torch.arange(length, device=device).repeat_interleave(size)
+    return Steps(samples, lengths, lengths - 1, [size] * length, position)
+
+
+def _padded(valid: Tensor) -> Steps:
+    size, length = valid.shape
+    lengths, samples = valid.sum(1).sort(descending=True, stable=True)
     if int(lengths[-1]) == length:
-        return Steps(samples, lengths, [size] * length, None)
-    rows = mask[samples]
+        return _full(size, length, valid.device)
+    rows = valid[samples]
+    last = length - 1 - rows.flip(1).int().argmax(1)
     sample, column = rows.nonzero(as_tuple=True)
     position = (rows.cumsum(1) - 1)[sample, column]
     order = (position * size + sample).argsort()
-    return Steps(samples, lengths, torch.bincount(position).tolist(), (samples[sample] * length + column)[order])
+    counts = torch.bincount(position).tolist()
+    return Steps(samples, lengths, last, counts, position[order], (samples[sample] * length + column)[order])

@@ -47,8 +47,8 @@ class Whitening:
 
     def inverse_norms(self) -> tuple[Tensor, Tensor]:
         r"""Trace and squared Frobenius norm of :math:`R^+`."""
-        inverse = torch.cholesky_inverse(self.cholesky).div_(torch.outer(self.scale, self.scale))
-        return inverse.trace(), inverse.square_().sum()
+        inverse = _equilibrated(torch.cholesky_inverse(self.cholesky), self.scale)
+        return inverse.trace(), torch.linalg.vector_norm(inverse).square()
 
     def coordinates(self, directions: Tensor) -> Tensor:
         r""":math:`F^\top V` of shape ``(m, .)`` for V ``(d, .)``: Euclidean products are then products in R."""
@@ -71,14 +71,14 @@ def whitening(matrix: Tensor, noise: float = 0.0) -> Whitening:
     if factor is not None:
         return Whitening(None, *factor)
     scale = _scale(matrix)
-    eigenvalues, vectors = torch.linalg.eigh(matrix / torch.outer(scale, scale))
+    eigenvalues, vectors = torch.linalg.eigh(_equilibrated(matrix, scale))
     # The norm of a matrix of independent errors of a few epsilon each.
     rounding = 10 * noise * len(matrix) ** 0.5
     kept = eigenvalues > max(len(matrix) * _EPS * float(eigenvalues[-1]), rounding)
     basis = torch.linalg.qr(scale[:, None] * vectors[:, kept]).Q
     reduced = basis.T @ matrix @ basis
     scale = _scale(reduced)
-    return Whitening(basis, scale, torch.linalg.cholesky(reduced / torch.outer(scale, scale)))
+    return Whitening(basis, scale, torch.linalg.cholesky(_equilibrated(reduced, scale)))
 
 
 def _scale(matrix: Tensor) -> Tensor:
@@ -86,10 +86,14 @@ def _scale(matrix: Tensor) -> Tensor:
     return torch.where(diagonal > 0, diagonal, 1).sqrt()
 
 
+def _equilibrated(matrix: Tensor, scale: Tensor) -> Tensor:
+    return (matrix / scale).div_(scale[:, None])
+
+
 def _cholesky(matrix: Tensor, noise: float) -> tuple[Tensor, Tensor] | None:
     """Scale and factor of an equilibrated matrix, or ``None`` where a pivot says that its rank is not full."""
     scale = _scale(matrix)
-    factor, info = torch.linalg.cholesky_ex(matrix / torch.outer(scale, scale))
+    factor, info = torch.linalg.cholesky_ex(_equilibrated(matrix, scale))
     if info.item() or factor.diagonal().square().min() <= 10 * max(len(matrix) * _EPS, noise):
         return None
     return scale, factor
