@@ -209,7 +209,11 @@ class Measurement:
         if reason:
             self._refused.append(reason)
             return False
-        self._mask, self._sequences = padding_mask(call) if sequences is None else None, sequences
+        mask = padding_mask(call) if sequences is None else None
+        if mask is not None:
+            with torch.inference_mode(False):  # a tensor that tells whether it was changed is read once for all layers
+                mask = mask.clone()
+        self._mask, self._sequences = mask, sequences
         if self.samples_seen == 0 and sequences is None and unmasked_padding(call, self._backbone.pad_token_id):
             rank_zero_warn(
                 "the model is called without an attention_mask, and rows of its input_ids begin or end in pad tokens:"

@@ -39,13 +39,13 @@ def test_what_is_logged_each_epoch_equals_the_oracle(finished):
     assert len(module.epochs) == len(callback.history) == 4
     for epoch in range(4):
         row = callback.history[epoch]
-        assert row["ntps"] == pytest.approx(module.score(epoch), rel=1e-6)
+        assert row["ntps"] == pytest.approx(module.score(epoch), rel=1e-5)
         for layer in range(LAYERS + 1):
-            assert row[f"ntps/layer_{layer:02d}"] == pytest.approx(module.score(epoch, layer), rel=1e-6)
+            assert row[f"ntps/layer_{layer:02d}"] == pytest.approx(module.score(epoch, layer), rel=1e-5)
         assert row["ntps/gain"] == pytest.approx(row["ntps"] - callback.history[0]["ntps"])
     for logged, row in zip(seen.epochs, callback.history[1:], strict=True):
         assert {k: logged[k] for k in row if k.startswith("ntps")} == pytest.approx(
-            {k: v for k, v in row.items() if k.startswith("ntps")}, rel=1e-6
+            {k: v for k, v in row.items() if k.startswith("ntps")}, rel=1e-5
         )
     assert [row["step"] for row in callback.history] == [0, 6, 12, 18]
 
@@ -98,7 +98,7 @@ def test_early_stopping_stops_when_it_should_in_either_order(tmp_path, first):
     trainer = make_trainer(tmp_path, callbacks=callbacks[:: 1 if first == "callback" else -1], max_epochs=12)
     trainer.fit(LoraModule(0.05), loader(), loader(60, seed=1))
     assert stopping.stopped_epoch == expected
-    assert stopping.best_score == pytest.approx(max(scores[: expected + 1]), rel=1e-6)
+    assert stopping.best_score == pytest.approx(max(scores[: expected + 1]), rel=1e-5)
 
 
 @pytest.mark.compatibility("Lifecycle", "ModelCheckpoint", "keeps the best score")
@@ -106,7 +106,7 @@ def test_checkpoints_keep_the_best_score(tmp_path):
     checkpoint, callback = ModelCheckpoint(tmp_path, monitor="ntps", mode="max", save_top_k=1), NTPSCallback()
     trainer = make_trainer(tmp_path, callbacks=[checkpoint, callback], enable_checkpointing=True)
     trainer.fit(LoraModule(), loader(), loader(60, seed=1))
-    assert float(checkpoint.best_model_score) == pytest.approx(max(r["ntps"] for r in callback.history[1:]), rel=1e-6)
+    assert float(checkpoint.best_model_score) == pytest.approx(max(r["ntps"] for r in callback.history[1:]), rel=1e-5)
 
 
 @pytest.mark.compatibility("Lifecycle", "checkpoint and resume", "the history and baseline of an uninterrupted run")
@@ -130,7 +130,7 @@ def test_validate_then_fit(tmp_path):
     module, callback = Recording(), NTPSCallback()
     trainer = make_trainer(tmp_path, callbacks=[callback])
     (validated,) = trainer.validate(module, loader(60, seed=1), verbose=False)
-    assert validated["ntps"] == pytest.approx(module.score(0), rel=1e-6)
+    assert validated["ntps"] == pytest.approx(module.score(0), rel=1e-5)
     assert validated["ntps/gain"] == 0
     trainer.fit(module, loader(), loader(60, seed=1))
     assert len(callback.history) == 4
@@ -138,7 +138,7 @@ def test_validate_then_fit(tmp_path):
     last = callback.history[-1]
     assert last["ntps/gain"] == pytest.approx(last["ntps"] - validated["ntps"], abs=1e-6)
     (again,) = trainer.validate(module, loader(60, seed=1), verbose=False)
-    assert again["ntps"] == pytest.approx(callback.history[-2]["ntps"], rel=1e-6)
+    assert again["ntps"] == pytest.approx(callback.history[-2]["ntps"], rel=1e-5)
 
 
 class Failing(LoraModule):
@@ -210,11 +210,11 @@ def test_classes_are_found_as_they_appear(tmp_path):
     data = DataLoader(rows, batch_size=16, collate_fn=Padding())
     module, callback = Recording(), NTPSCallback()
     make_trainer(tmp_path, callbacks=[callback], max_epochs=1).fit(module, loader(), data)
-    assert callback.history[1]["ntps"] == pytest.approx(module.score(1), rel=1e-6)
+    assert callback.history[1]["ntps"] == pytest.approx(module.score(1), rel=1e-5)
     wide = NTPSCallback(num_classes=CLASSES)
     make_trainer(tmp_path, callbacks=[wide], max_epochs=1).fit(LoraModule(), loader(), data)
     for row, other in zip(wide.history, callback.history, strict=True):
-        assert row == pytest.approx(other, rel=1e-6)
+        assert row == pytest.approx(other, rel=1e-5)
 
 
 @pytest.mark.compatibility("Lifecycle", "several validation dataloaders", "the one that is named counts")
@@ -377,7 +377,7 @@ def test_both_trainers_take_it(tmp_path, package):
     options = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
     trainer = package.Trainer(max_epochs=1, callbacks=[callback, stopping], default_root_dir=tmp_path, **options)
     trainer.fit(Module(), loader(), loader(60, seed=1))
-    assert float(trainer.callback_metrics["ntps"]) == pytest.approx(callback.history[-1]["ntps"], rel=1e-6)
+    assert float(trainer.callback_metrics["ntps"]) == pytest.approx(callback.history[-1]["ntps"], rel=1e-5)
 
 
 class Data(pl.LightningDataModule):

@@ -21,6 +21,10 @@ def _metric_worker(rank: int, out: str, address: str) -> None:
             metric.update(hidden[part], labels[part], mask[part])
         details = metric.details()
         results.append((details.score, details.num_samples, int(metric.num_samples)))
+    metric.reduce_(1)
+    if rank == 1:
+        details = metric.details(sync=False)
+        results.append((details.score, details.num_samples, 0))
     torch.save(results, f"{out}/rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -36,9 +40,12 @@ def test_an_empty_rank_and_going_on_after_a_result(rng, tmp_path):
         metric = NextTokenPerceptionScore(6, 3)
         metric.update(hidden[:end], labels[:end], mask[:end])
         expected.append(float(metric.compute()))
+    reduced = torch.load(tmp_path / "rank1.pt")[2]
+    assert reduced[0] == pytest.approx(expected[1], rel=1e-10)
+    assert reduced[1] == 120
     for rank in range(2):
         for (score, total, own), wanted, end in zip(
-            torch.load(tmp_path / f"rank{rank}.pt"), expected, (80, 120), strict=True
+            torch.load(tmp_path / f"rank{rank}.pt")[:2], expected, (80, 120), strict=True
         ):
             assert score == pytest.approx(wanted, rel=1e-10)
             assert total == end

@@ -71,7 +71,7 @@ def test_a_bad_value_costs_one_score_and_nothing_else(tmp_path, value):
     assert stopping.wait_count == 2
     first = callback.history[1]["ntps"]
     assert [row["ntps"] for row in seen.epochs] == pytest.approx(
-        [first, first, first, *(row["ntps"] for row in callback.history[4:])], rel=1e-6
+        [first, first, first, *(row["ntps"] for row in callback.history[4:])], rel=1e-5
     )
     assert [row["ntps/valid"] for row in seen.epochs] == [1, 0, 0, 1, 1]
     events = EventAccumulator(str(tmp_path))
@@ -155,7 +155,7 @@ def test_labels_that_are_no_numbers(tmp_path):
         fit(tmp_path, LoraModule(), callback)
 
 
-@fault("some labels are -100", "those samples are left out, as PyTorch's losses do; the definition, 1e-6")
+@fault("some labels are -100", "those samples are left out, as PyTorch's losses do; the definition, 1e-5")
 def test_samples_without_a_label_are_left_out(tmp_path):
     class Some(Recording):
         def record(self, output, batch):
@@ -165,7 +165,7 @@ def test_samples_without_a_label_are_left_out(tmp_path):
     module, callback = Some(), NTPSCallback()
     every_third = lambda y: torch.where(torch.arange(len(y)) % 3 == 0, -100, y)  # noqa: E731
     fit(tmp_path, module, callback, data=relabelled(every_third), max_epochs=1)
-    assert callback.history[1]["ntps"] == pytest.approx(module.score(1), rel=1e-6)
+    assert callback.history[1]["ntps"] == pytest.approx(module.score(1), rel=1e-5)
     assert callback.history[1]["ntps/samples_per_dim"] == len(module.epochs[1]) / HIDDEN < 60 / HIDDEN
 
 

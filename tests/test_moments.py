@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import oracle
@@ -10,8 +10,9 @@ from data import pad, sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntps_lightning.functional.accumulate import batch_moments
+from ntps_lightning.functional.accumulate import accumulate_, batch_moments
 from ntps_lightning.functional.moments import Moments, covariances
+from ntps_lightning.functional.targets import encode_targets
 
 
 def assert_close(actual: Moments, expected: Moments, rtol: float = 1e-10) -> None:
@@ -83,14 +84,89 @@ def test_a_sample_of_one_token_adds_to_perception_alone(rng):
     assert not moments.position_sums.any()
 
 
+def exact(hidden, labels, mask):
+    """The moments of the same numbers with float64 products; only the note of how they were rounded is another."""
+    moments = batch_moments(hidden.double(), labels, mask)
+    eps = torch.finfo(torch.promote_types(hidden.dtype, torch.float32)).eps
+    return replace(moments, rounding=moments.position_sums[0] * eps)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_low_precision_inputs_are_summed_in_float64(rng, dtype):
+def test_products_are_float32_and_sums_float64(rng, dtype):
     samples, labels = sequences(rng)
     hidden, mask = pad(samples, filler=0)
     hidden = hidden.to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         moments = batch_moments(hidden, torch.tensor(labels), mask)
-    assert_close(moments, batch_moments(hidden.double(), torch.tensor(labels), mask), rtol=1e-13)
+    assert_close(moments, exact(hidden, torch.tensor(labels), mask), rtol=1e-6)
+
+
+def sink(rng, size=200, d=48):
+    """As language models have it and worse: an outlier as first token, of 200 times the norm of others, and an offset."""
+    samples, labels = sequences(rng, n=size, d=d, low=8, high=24)
+    outlier = np.where(np.arange(d) % 16 == 0, 200 * d**0.5, 0.0)
+    samples = [np.vstack([x[:1] * (1 + 0.1 * rng.normal()) + outlier, x[1:]]) + 30 for x in samples]
+    hidden, mask = pad(samples, filler=0)
+    return hidden.float(), torch.tensor(labels), mask
+
+
+def equilibrated_error(moments, reference):
+    """Largest error of C0 and C1, each entry relative to the norms of what it is a product of."""
+    actual, wanted = (covariances(m, center=True) for m in (moments, reference))
+    prefix, token = wanted.prefix.diagonal().sqrt(), wanted.perception.diagonal().sqrt()
+    gram = (actual.prefix - wanted.prefix) / torch.outer(prefix, prefix)
+    following = (actual.prefix_next - wanted.prefix_next) / torch.outer(prefix, token)
+    return float(gram.abs().max()), float(following.abs().max())
+
+
+def test_an_attention_sink_costs_no_precision(rng):
+    hidden, labels, mask = sink(rng)
+    reference = exact(hidden, labels, mask)
+    moments = batch_moments(hidden, labels, mask)
+    assert max(equilibrated_error(moments, reference)) < 5e-6
+    # Plain float32 products of the same prefix sums lose what the test is about.
+    tokens = hidden * mask[..., None]
+    prefix = (tokens.cumsum(1) - tokens)[:, 1:] * mask[:, 1:, None]
+    plain = torch.cat([prefix, tokens[:, 1:]], 2).flatten(0, 1).T @ prefix.flatten(0, 1)
+    products = reference.prefix_products.clone()
+    products[:-2] = plain.double()
+    assert max(equilibrated_error(replace(reference, prefix_products=products), reference)) > 2e-5
+
+
+@pytest.mark.parametrize("flag", ["high", "medium"])
+def test_global_flags_change_nothing(rng, flag):
+    """On CPUs with bfloat16 products, "medium" would use them for float32 ones."""
+    hidden, labels, mask = sink(rng, size=400, d=96)
+    expected = batch_moments(hidden, labels, mask)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(flag)
+        actual = batch_moments(hidden, labels, mask)
+        assert torch.get_float32_matmul_precision() == flag
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert_close(actual, expected, rtol=0)
+
+
+def test_a_mask_that_was_changed_is_read_again(rng):
+    samples, labels = sequences(rng, n=10, low=4)
+    hidden, mask = pad(samples)
+    labels = torch.tensor(labels)
+    batch_moments(hidden, labels, mask)
+    mask[:, 1] = 0
+    assert_close(batch_moments(hidden, labels, mask), batch_moments(hidden, labels, mask.clone()))
+
+
+def test_many_samples_are_refused_before_any_is_added(rng, monkeypatch):
+    monkeypatch.setattr("ntps_lightning.functional.steps._MAX_SAMPLES", 7)
+    samples, labels = sequences(rng, n=30)
+    hidden, mask = pad(samples)
+    hidden[25, 0] = torch.inf
+    moments = batch_moments(hidden[:20], torch.tensor(labels[:20]), mask[:20], num_classes=3)
+    before = replace(moments, **{f.name: getattr(moments, f.name).clone() for f in fields(Moments)})
+    with pytest.raises(ValueError, match=r"samples \[4\] of the batch \(1 of 7\)"):
+        accumulate_(moments, hidden, encode_targets(torch.tensor(labels), 3), mask)
+    assert_close(moments, before, rtol=0)
 
 
 def test_chunks_change_nothing(rng, monkeypatch):

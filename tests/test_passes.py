@@ -149,16 +149,16 @@ def test_batches_of_every_kind(tmp_path, pack, back, labels):
 
 
 @pytest.mark.parametrize(
-    "side", [passes(f"padding on the {side}", "the definition, 1e-6", side) for side in ("left", "right")]
+    "side", [passes(f"padding on the {side}", "the definition, 1e-5", side) for side in ("left", "right")]
 )
 def test_padding_on_either_side(tmp_path, side):
     module = Recording()
     data = DataLoader(samples(60, 1), batch_size=16, collate_fn=Padding(side))
     history = run(tmp_path, module, data)
-    assert history[1]["ntps"] == pytest.approx(module.score(1), rel=1e-6)
+    assert history[1]["ntps"] == pytest.approx(module.score(1), rel=1e-5)
 
 
-@pytest.mark.compatibility("Passes", "no mask", "every token counts; the definition, 1e-6")
+@pytest.mark.compatibility("Passes", "no mask", "every token counts; the definition, 1e-5")
 def test_without_a_mask_every_token_counts(tmp_path):
     class Unmasked(Recording):
         def validation_step(self, batch, batch_idx, dataloader_idx=0):
@@ -170,7 +170,7 @@ def test_without_a_mask_every_token_counts(tmp_path):
 
     module = Unmasked()
     history = run(tmp_path, module)
-    assert history[1]["ntps"] == pytest.approx(module.score(1), rel=1e-6)
+    assert history[1]["ntps"] == pytest.approx(module.score(1), rel=1e-5)
 
 
 @pytest.mark.compatibility("Passes", "no mask, and pad tokens in the batch", "scored, with a warning that they count")

@@ -19,7 +19,7 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU at hand"
 
 
 def precision(row: str, *values: Any, marks: tuple[Any, ...] = ()) -> Any:
-    note = f"the definition on the model's own states, 1e-6; within {values[-1]:g} of float32"
+    note = f"the definition on the model's own states, 1e-5; within {values[-1]:g} of float32"
     return pytest.param(*values, id=row, marks=[pytest.mark.compatibility("Precision", row, note), *marks])
 
 
@@ -30,7 +30,7 @@ def check(tmp_path, module, reference, tolerance, **options):
         callback = NTPSCallback()
         make_trainer(tmp_path, callbacks=[callback], **settings).validate(each, loader(300, seed=1), verbose=False)
         rows.append(callback.history[0])
-    assert rows[0]["ntps"] == pytest.approx(module.score(0), rel=1e-6)
+    assert rows[0]["ntps"] == pytest.approx(module.score(0), rel=1e-5)
     for key in ("ntps", "ntps/captured"):
         assert rows[0][key] == pytest.approx(rows[1][key], abs=tolerance)
 

@@ -43,6 +43,6 @@ def test_metric_equals_the_oracle_on_real_text():
         actual = metric.details()
         for k in (1, 12, 60, 288):
             expected = oracle.ntps(samples[layer], oracle.one_hot(labels, 5), k, rank=4, ridge=0.1)
-            assert float(actual.curve[k - 1]) == pytest.approx(expected, rel=1e-6), (layer, k)
+            assert float(actual.curve[k - 1]) == pytest.approx(expected, rel=1e-5), (layer, k)
             expected = oracle.captured(samples[layer], oracle.one_hot(labels, 5), k, rank=4, ridge=0.1)
-            assert float(actual.captured_curve[k - 1]) == pytest.approx(expected, rel=1e-6), (layer, k)
+            assert float(actual.captured_curve[k - 1]) == pytest.approx(expected, rel=1e-5), (layer, k)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ntps_lightning.functional.moments import Moments, moment_shapes
-from ntps_lightning.functional.prefixes import PrefixSums, prefix_sums
+from ntps_lightning.functional.prefixes import prefix_sums
 from ntps_lightning.functional.steps import Steps, steps_of
 from ntps_lightning.functional.targets import encode_targets
 
@@ -86,7 +86,8 @@ def accumulate_(
             _refuse_not_finite(parts)
         for part, hidden, target in parts:
             prefixes = prefix_sums(hidden, part)
-            _refuse_residuals(prefixes, part)
+            if not prefixes.residuals.sum().isfinite():
+                _refuse(hidden, part)
             prefixes = prefixes.to(device)
             prefixes.add_to_(moments)
             pooled = prefixes.totals() / prefixes.lengths[:, None]
@@ -123,17 +124,19 @@ def _refuse_not_finite(parts: list[tuple[Steps, Tensor, Tensor]]) -> None:
     """Before the first part is added, all are looked at."""
     for part, hidden, _ in parts:
         if not hidden.sum(dtype=torch.promote_types(hidden.dtype, torch.float32)).isfinite():
-            _refuse_residuals(prefix_sums(hidden, part), part)
+            _refuse(hidden, part)
 
 
-def _refuse_residuals(prefixes: PrefixSums, steps: Steps) -> None:
-    if prefixes.residuals.sum().isfinite():
-        return
-    broken = steps.samples[~prefixes.residuals.isfinite().all(1)].sort().values.tolist()
+def _refuse(hidden_states: Tensor, steps: Steps) -> None:
+    """Say which samples hold values that are not finite, if any does: padding may."""
+    size, length, d = hidden_states.shape
+    tokens = steps.gather(hidden_states, 0, length).reshape(-1, d)
+    index = torch.arange(len(tokens), device=tokens.device) % size if steps.index is None else steps.index // length
+    broken = index[~tokens.isfinite().all(1)].unique().tolist()
     if broken:
         raise ValueError(
             f"hidden_states hold NaN or Inf at valid tokens of samples {broken[:8]} of the batch ({len(broken)} of"
-            f" {len(steps.samples)}); check the model's precision or learning rate"
+            f" {size}); check the model's precision or learning rate"
         )
 
 

@@ -273,6 +273,8 @@ def _check_moments(moments: Moments) -> None:
         raise ValueError("no samples: call update (or pass hidden states) before asking for the score")
     if moments.position_sums[0] == 0:
         raise ValueError(f"none of the {n} samples has two valid tokens: there is no next token to predict")
+    if not moments.prefix_products.sum().isfinite():
+        raise ValueError("the sums over prefixes overflowed: the hidden states are too large for float32 products")
     mean = moments.target_sum / n
     total = moments.target_gram.trace() / n
     if total - mean.square().sum() <= 1e-12 * total:

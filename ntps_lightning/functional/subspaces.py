@@ -10,6 +10,8 @@ from torch import Tensor
 from ntps_lightning.functional.krylov import Leading, leading_eigenvectors
 
 _EPS = torch.finfo(torch.float64).eps
+# An eigenvalue below so many machine epsilons of the products, of a matrix with unit diagonal, may be rounding alone.
+_ROUNDINGS = 10
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,11 @@ def whitening(matrix: Tensor, noise: float = 0.0) -> Whitening:
         return Whitening(None, *factor)
     scale = _scale(matrix)
     eigenvalues, vectors = torch.linalg.eigh(_equilibrated(matrix, scale))
-    # The norm of a matrix of independent errors of a few epsilon each.
-    rounding = 10 * noise * len(matrix) ** 0.5
-    kept = eigenvalues > max(len(matrix) * _EPS * float(eigenvalues[-1]), rounding)
-    basis = torch.linalg.qr(scale[:, None] * vectors[:, kept]).Q
-    reduced = basis.T @ matrix @ basis
-    scale = _scale(reduced)
-    return Whitening(basis, scale, torch.linalg.cholesky(_equilibrated(reduced, scale)))
+    kept = eigenvalues > max(len(matrix) * _EPS * float(eigenvalues[-1]), _ROUNDINGS * noise)
+    basis, reduced = torch.linalg.qr(scale[:, None] * vectors[:, kept])
+    root = reduced * eigenvalues[kept].sqrt()
+    scale = root.norm(dim=1)
+    return Whitening(basis, scale, torch.linalg.qr((root / scale[:, None]).T).R.T)
 
 
 def _scale(matrix: Tensor) -> Tensor:
@@ -94,9 +94,20 @@ def _cholesky(matrix: Tensor, noise: float) -> tuple[Tensor, Tensor] | None:
     """Scale and factor of an equilibrated matrix, or ``None`` where a pivot says that its rank is not full."""
     scale = _scale(matrix)
     factor, info = torch.linalg.cholesky_ex(_equilibrated(matrix, scale))
-    if info.item() or factor.diagonal().square().min() <= 10 * max(len(matrix) * _EPS, noise):
+    if info.item() or factor.diagonal().square().min() <= 10 * len(matrix) * _EPS:
+        return None
+    if noise > _EPS and _smallest_eigenvalue(factor) <= _ROUNDINGS * noise:
         return None
     return scale, factor
+
+
+def _smallest_eigenvalue(cholesky: Tensor) -> float:
+    """Of a factorised matrix, by inverse iteration: from above, and near where it is far below the others."""
+    generator = torch.Generator().manual_seed(0)
+    block = torch.randn(len(cholesky), 4, generator=generator, dtype=torch.float64).to(cholesky)
+    for _ in range(3):
+        block = torch.linalg.qr(torch.cholesky_solve(block, cholesky)).Q
+    return 1 / float(torch.linalg.svdvals(torch.cholesky_solve(block, cholesky))[0])
 
 
 @dataclass(frozen=True)
