@@ -23,8 +23,14 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict ntps_lightning
 
+# Six tables; AUTHORS=<folder> is a copy of github.com/Yu-AngCheng/NTPS to compare with in the second.
 bench: .venv/demo
+	$(BIN)/python benchmarks/accumulate.py
+	$(BIN)/python benchmarks/authors.py $(AUTHORS)
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/solve.py
+	$(BIN)/python benchmarks/sync.py
+	$(BIN)/python benchmarks/memory.py
 
 study: .venv/study
 	$(BIN)/python benchmarks/study

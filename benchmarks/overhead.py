@@ -28,7 +28,7 @@ from finetune_lora import LoraClassifier, windows
 CONFIGURATIONS = {"without": None, "layers=-1": -1, 'layers="all"': "all"}
 
 
-def epoch_seconds(module, loader, layers, precision="highest"):
+def epoch_seconds(module, loader, layers, precision="highest", **options):
     callbacks = [] if layers is None else [NTPSCallback(layers=layers, precision=precision)]
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
@@ -37,6 +37,7 @@ def epoch_seconds(module, loader, layers, precision="highest"):
             enable_progress_bar=False,
             enable_model_summary=False,
             devices=1,
+            **options,
         )
         start = time.perf_counter()
         trainer.validate(module, loader, verbose=False)
@@ -45,13 +46,12 @@ def epoch_seconds(module, loader, layers, precision="highest"):
 
 def measure(what, module, loader, repeats, limits, precision="highest"):
     seconds = {name: [] for name in CONFIGURATIONS}
-    for i in range(repeats + 1):
+    epoch_seconds(module, loader, "all", precision, limit_val_batches=1)  # warm up
+    for _ in range(repeats):
         for name, layers in CONFIGURATIONS.items():
-            if i or name == "without":  # one epoch to warm up
-                seconds[name].append(epoch_seconds(module, loader, layers, precision))
-    base = seconds["without"][1:]
-    for name, values in {**seconds, "without": base}.items():
-        found = ratios(values, base)
+            seconds[name].append(epoch_seconds(module, loader, layers, precision))
+    for name, values in seconds.items():
+        found = ratios(values, seconds["without"])
         judged = goal(statistics.median(found), limits[name]) if name in limits else ("", "")
         yield [f"{what}, {name}", spread(values), spread(found, 3), *judged]
 

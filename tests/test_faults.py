@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader
 
 from ntps_lightning import NTPSCallback
-from ntps_lightning.memory import check_memory, state_bytes
+from ntps_lightning.memory import check_memory, scratch_bytes, state_bytes
 
 
 def fault(row: str, note: str = "warned of once, `ntps/valid` = 0, the run goes on") -> Any:
@@ -280,10 +280,10 @@ def test_an_error_inside_the_forward_pass_is_not_raised_there(tmp_path):
 def test_memory_is_stated_and_refused_before_it_is_taken(tmp_path, monkeypatch, caplog):
     need = (LAYERS + 1) * (3 * HIDDEN**2 + HIDDEN * CLASSES) * 8
     assert state_bytes(LAYERS + 1, HIDDEN, CLASSES) == need
-    free = psutil.virtual_memory()._replace(available=need * 2 // 3)
+    free = psutil.virtual_memory()._replace(available=need * 2 // 3 + scratch_bytes(HIDDEN))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     trainer = make_trainer(tmp_path, callbacks=[NTPSCallback(CLASSES, layers="all")])
-    message = r"3 layers x \(3 x 16² \+ 16 x 3\) x 8 bytes, and only 0.0 MiB are free; name at most 2 layers"
+    message = r"3 layers x \(3 x 16² \+ 16 x 3\) x 8 bytes, and 1\d.\d MiB of scratch memory, and only 16.1 MiB are free; name at most 2 layers"
     with pytest.raises(ValueError, match=message):
         trainer.fit(LoraModule(), loader(), loader(60, seed=1))
     assert trainer.global_step == 0

@@ -132,7 +132,7 @@ def _refuse(hidden_states: Tensor, steps: Steps) -> None:
     size, length, d = hidden_states.shape
     tokens = steps.gather(hidden_states, 0, length).reshape(-1, d)
     index = torch.arange(len(tokens), device=tokens.device) % size if steps.index is None else steps.index // length
-    broken = index[~tokens.isfinite().all(1)].unique().tolist()
+    broken = sorted(set(index[~tokens.isfinite().all(1)].tolist()))
     if broken:
         raise ValueError(
             f"hidden_states hold NaN or Inf at valid tokens of samples {broken[:8]} of the batch ({len(broken)} of"
