@@ -26,6 +26,7 @@ lint: .venv/dev
 # Six tables; AUTHORS=<folder> is a copy of github.com/Yu-AngCheng/NTPS to compare with in the second.
 bench: .venv/demo
 	$(BIN)/python benchmarks/accumulate.py
+	$(if $(AUTHORS),$(BIN)/python -m pip install --quiet scipy)
 	$(BIN)/python benchmarks/authors.py $(AUTHORS)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/solve.py

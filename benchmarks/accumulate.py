@@ -10,7 +10,7 @@ import argparse
 import statistics
 
 import torch
-from data import empty_moments, hidden_states, padding_mask, targets
+from synthetic import empty_moments, hidden_states, padding_mask, targets
 from timing import goal, in_turn, machine, ratios, spread, table
 
 from ntps_lightning.functional.accumulate import accumulate_

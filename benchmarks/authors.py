@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy
 import torch
-from data import empty_moments, hidden_states, padding_mask, targets
 from peak import peak_bytes
-from scipy.linalg import eigh
+from synthetic import empty_moments, hidden_states, padding_mask, targets
 from timing import goal, in_turn, machine, ratios, spread, table
 
 from ntps_lightning.functional.accumulate import accumulate_
@@ -25,6 +24,8 @@ from ntps_lightning.functional.score import score_details
 
 def functions(path):
     """The functions of a file, without what it imports and runs."""
+    from scipy.linalg import eigh
+
     tree = ast.parse(Path(path).read_text())
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     names = {"torch": torch, "np": numpy, "eigh": eigh, "print": lambda *_: None, "Dict": dict, "Tuple": tuple}

@@ -9,9 +9,9 @@ import warnings
 
 import lightning.pytorch as pl
 import torch
-from data import empty_moments, hidden_states, targets
 from overhead import llama
 from peak import peak_bytes
+from synthetic import empty_moments, hidden_states, targets
 from timing import goal, machine, table
 
 from ntps_lightning import NTPSCallback

@@ -7,7 +7,7 @@ import math
 import statistics
 
 import torch
-from data import empty_moments, hidden_states, targets
+from synthetic import empty_moments, hidden_states, targets
 from timing import in_turn, machine, table
 
 from ntps_lightning.functional.accumulate import accumulate_, batch_moments

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from data import hidden_states
 from peak import peak_bytes
+from synthetic import hidden_states
 from timing import goal, table
 from torchmetrics.utilities.distributed import gather_all_tensors
 

@@ -283,7 +283,10 @@ def test_memory_is_stated_and_refused_before_it_is_taken(tmp_path, monkeypatch, 
     free = psutil.virtual_memory()._replace(available=need * 2 // 3 + scratch_bytes(HIDDEN))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     trainer = make_trainer(tmp_path, callbacks=[NTPSCallback(CLASSES, layers="all")])
-    message = r"3 layers x \(3 x 16² \+ 16 x 3\) x 8 bytes, and 1\d.\d MiB of scratch memory, and only 16.1 MiB are free; name at most 2 layers"
+    message = r"3 layers x \(3 x 16² \+ 16 x 3\) x 8 bytes, and 16.8 MiB of scratch memory, and only 16.8"
+    message += (
+        " MiB are free; name at most 2 layers with `layers=`, or keep the sums elsewhere with `accumulate_device=`"
+    )
     with pytest.raises(ValueError, match=message):
         trainer.fit(LoraModule(), loader(), loader(60, seed=1))
     assert trainer.global_step == 0

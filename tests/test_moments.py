@@ -102,7 +102,7 @@ def test_products_are_float32_and_sums_float64(rng, dtype):
 
 
 def sink(rng, size=200, d=48):
-    """As language models have it and worse: an outlier as first token, of 200 times the norm of others, and an offset."""
+    """What language models have, and worse: a first token of 200 times the norm of others, and an offset."""
     samples, labels = sequences(rng, n=size, d=d, low=8, high=24)
     outlier = np.where(np.arange(d) % 16 == 0, 200 * d**0.5, 0.0)
     samples = [np.vstack([x[:1] * (1 + 0.1 * rng.normal()) + outlier, x[1:]]) + 30 for x in samples]

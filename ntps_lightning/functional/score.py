@@ -198,6 +198,7 @@ def score_details(
         "null_curve": (orthonormal_null_curve if orthonormal else null_curve)(basis, shuffled, rank),
         "captured_null_curve": captured_null_curve(whitened_basis, shuffled),
     }
+    curves = {name: curve.clamp(max=1) for name, curve in curves.items()}  # above it is rounding
     score, captured, null, captured_null = (float(curve[min(k, len(curve)) - 1]) for curve in curves.values())
     extremes = extreme_eigenvalues(matrix, whitener, at_least=penalty)
     probe_mse, probe_r2 = probe_mse_r2(cov, whitener, penalty)
