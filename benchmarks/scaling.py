@@ -3,6 +3,7 @@
 python benchmarks/scaling.py
 """
 
+import argparse
 import math
 import statistics
 
@@ -26,7 +27,7 @@ ADDING = 10 / 3  # d² flops a token: C1, and six of nine blocks of C0
 ONE_K, WHOLE_CURVE = 4.0, 25.0  # d³ flops, float64: factorisations and triangular solves; full decompositions on top
 
 
-def per_layer():
+def per_layer(rates):
     for name, parameters, d, layers in MODELS:
         adding, forward = ADDING * d**2, 2 * parameters / layers
         yield [
@@ -34,20 +35,23 @@ def per_layer():
             f"{adding / 1e6:.0f}",
             f"{adding / forward:.0%}",
             f"{adding / forward / layers:.1%}",
+            f"{adding / rates.adding / 1e3:.0f}",
             f"{state_bytes(1, d, 0) / 2**30:.2f}",
             f"{state_bytes(layers, d, 0) / 2**30:.1f}",
             f"{scratch_bytes(d) / 2**30:.2f}",
-            f"{ONE_K * d**3 / 1e12:.2f}",
-            f"{WHOLE_CURVE * d**3 / 1e12:.1f}",
+            f"{ONE_K * d**3 / rates.solving / 1e9:.0f}",
+            f"{WHOLE_CURVE * d**3 / rates.solving / 1e9:.0f}",
         ]
 
 
-def over_ranks():
+def over_ranks(rates):
     for name, _, d, layers in MODELS:
         for ranks in RANKS:
             moved = 2 * (ranks - 1) / ranks * state_bytes(1, d, 0)
             turns = math.ceil(layers / ranks)
-            yield [f"{name}, {ranks} ranks", f"{moved / 2**30:.2f}", turns, f"{turns * ONE_K * d**3 / 1e12:.2f}"]
+            solving = turns * ONE_K * d**3 / rates.solving / 1e9
+            network = layers * moved / rates.network / 1e9
+            yield [f"{name}, {ranks} ranks", f"{moved / 2**30:.2f}", f"{network:.0f}", turns, f"{solving:.0f}"]
 
 
 def measured():
@@ -75,20 +79,16 @@ def measured():
 
 
 def main():
-    columns = [
-        "model",
-        "Mflop a token",
-        "of a layer's forward",
-        "one layer, of all",
-        "states GiB",
-        "all layers GiB",
-        "scratch GiB",
-        "one k Tflop",
-        "curve Tflop",
-    ]
-    table("A layer", columns, per_layer())
-    columns = ["model", "GiB moved a rank and layer", "layers to solve a rank", "Tflop a rank, one k"]
-    table("All layers over ranks", columns, over_ranks())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adding", type=float, default=140, help="Gflop/s of adding a batch, float32")
+    parser.add_argument("--solving", type=float, default=30, help="Gflop/s of solving, float64")
+    parser.add_argument("--network", type=float, default=10, help="GB/s between ranks")
+    rates = parser.parse_args()
+    columns = ["model", "Mflop a token", "of a layer's forward", "one layer, of all", "s a million tokens"]
+    columns += ["states GiB", "all layers GiB", "scratch GiB", "one k s", "curve s"]
+    table("A layer", columns, per_layer(rates))
+    columns = ["model", "GiB moved a rank and layer", "all layers, s", "layers to solve a rank", "one k of each, s"]
+    table("All layers over ranks", columns, over_ranks(rates))
     columns = ["here", "", "Gflop of the model", "s", "Gflop/s"]
     table(f"Measured points [{machine()}]", columns, measured())
 

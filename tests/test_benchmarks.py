@@ -50,6 +50,7 @@ def test_sync_moves_no_more_than_a_ring_and_takes_no_memory_for_ranks():
 
 def test_the_cost_model_prints(capsys, monkeypatch):
     monkeypatch.setattr(scaling, "measured", lambda: iter(()))
+    monkeypatch.setattr(sys, "argv", ["scaling.py"])
     scaling.main()
     printed = capsys.readouterr().out
     assert "Llama-3.1-405B, 512 ranks" in printed
