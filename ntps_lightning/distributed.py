@@ -35,10 +35,14 @@ def sum_over_ranks_(tensors: Iterable[Tensor], dst: int | None = None, group: An
 
 
 def _sum_(tensor: Tensor, dst: int | None, group: Any) -> None:
+    on_gpu = tensor.device.type == "cpu" and dist.get_backend(group) == "nccl"
+    shared = tensor.cuda() if on_gpu else tensor  # NCCL moves nothing else
     if dst is None:
-        dist.all_reduce(tensor, group=group)
+        dist.all_reduce(shared, group=group)
     else:
-        dist.reduce(tensor, dst, group=group)
+        dist.reduce(shared, dst, group=group)
+    if on_gpu:
+        tensor.copy_(shared)
 
 
 def rank_and_world_size() -> tuple[int, int]:

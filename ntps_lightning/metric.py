@@ -25,7 +25,8 @@ class NextTokenPerceptionScore(Metric):
 
     The share of the subspace that the labels need which lies in the subspace that next-token prediction favours:
     :math:`\|P U\|_F^2 / \|U\|_F^2`, see :func:`~ntps_lightning.next_token_perception_score`. All states are sums over
-    samples in float64, ``3 d^2 + d C + C^2`` numbers: batches, their order and their split over ranks change nothing.
+    samples in float64, ``3 d^2 + d C + C^2`` numbers: batches, their order and their split over ranks change nothing
+    but rounding. Products of float32 and narrower hidden states are float32.
 
     As input to ``forward`` and ``update`` the metric accepts the following input:
 

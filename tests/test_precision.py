@@ -49,6 +49,35 @@ def test_every_precision(tmp_path, name, tolerance):
     check(tmp_path, Recording(), Recording(), tolerance, precision=name)
 
 
+@pytest.mark.parametrize("option", [{"accumulate_device": "cpu"}, {"precision": "high"}])
+def test_options_for_gpus_change_nothing_on_a_cpu(tmp_path, option):
+    rows = []
+    for options in ({}, option):
+        callback = NTPSCallback(layers="all", **options)
+        make_trainer(tmp_path, callbacks=[callback]).validate(Recording(), loader(60, seed=1), verbose=False)
+        rows.append(callback.history[0])
+    assert rows[0] == rows[1]
+
+
+def test_unknown_options_are_refused_at_once():
+    with pytest.raises(ValueError, match=r'"highest" \(float32\) or "high" \(TensorFloat32\), got \'tf32\''):
+        NTPSCallback(precision="tf32")
+    with pytest.raises(RuntimeError, match="nowhere"):
+        NTPSCallback(accumulate_device="nowhere")
+
+
+@CUDA
+@pytest.mark.compatibility("Precision", "CUDA, sums on the CPU", "as with the sums on the GPU, 1e-9")
+def test_sums_beside_the_gpu(tmp_path):
+    rows = []
+    for device in (None, "cpu"):
+        callback = NTPSCallback(accumulate_device=device)
+        trainer = make_trainer(tmp_path, callbacks=[callback], accelerator="cuda", devices=1)
+        trainer.validate(Recording(), loader(60, seed=1), verbose=False)
+        rows.append(callback.history[0])
+    assert rows[0] == pytest.approx(rows[1], rel=1e-9)
+
+
 class Quantised(Recording):
     """A saved base model, of few bits or not, under LoRA, as QLoRA has it."""
 

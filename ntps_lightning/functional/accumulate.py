@@ -108,16 +108,14 @@ def _accumulate_pooled_(moments: Moments, pooled: Tensor, targets: Tensor) -> No
 @contextmanager
 def _float32_products(precision: Precision) -> Iterator[None]:
     """Products of float32 numbers as asked for, whatever the global flags say."""
-    mkldnn: Any = torch.backends.mkldnn
-    backends = (torch.backends.cuda.matmul, mkldnn.matmul)
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "tf32" if precision == "high" else "ieee"
+    gpu: Any = torch.backends.cuda.matmul
+    cpu: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = gpu.fp32_precision, cpu.fp32_precision
+    gpu.fp32_precision, cpu.fp32_precision = "tf32" if precision == "high" else "ieee", "ieee"
     try:
         yield
     finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.fp32_precision = value
+        gpu.fp32_precision, cpu.fp32_precision = before
 
 
 def _refuse_not_finite(parts: list[tuple[Steps, Tensor, Tensor]]) -> None:
