@@ -3,9 +3,9 @@ r"""Sums over prefixes: one product of the prefix sums with themselves and with 
 At every token but the first of its sample stands a row :math:`[c_t, x_{t+1}, 1, t]`. The product of all rows with their
 first d columns holds every sum over prefixes that the score needs.
 
-Products are float32 (float64 of float64 hidden states) and summed in float64. They are taken of residuals from two
-origins, one for first tokens, where language models keep an outlier of hundreds of times the usual norm, and one for
-all others. What residuals leave out has rank four, and is added in float64.
+Products are float32 (float64 of float64 hidden states), and their sums float64 beyond 2^15 tokens. They are taken of
+residuals from two origins, one for first tokens, where language models keep an outlier of hundreds of times the usual
+norm, and one for all others. What residuals leave out has rank four, and is added in float64.
 """
 
 from __future__ import annotations

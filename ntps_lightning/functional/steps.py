@@ -10,8 +10,9 @@ from itertools import accumulate, groupby
 import torch
 from torch import Tensor
 
-# How many samples may share a step, which is the least that scratch memory holds.
-_MAX_SAMPLES = 1024
+# What is worked on at once: a step's samples are the least that scratch memory holds, and all tokens what is summed
+# before float64.
+_MAX_SAMPLES, _MAX_TOKENS = 1024, 2**15
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Steps:
 
 
 def steps_of(attention_mask: Tensor | None, size: int, length: int, device: torch.device) -> list[Steps]:
-    """The steps of an ``(N, T)`` mask, for up to 1,024 samples at a time; those of the latest mask are remembered,
-    for one mask serves all layers.
+    """The steps of an ``(N, T)`` mask, for so many samples at a time as hold 2^15 tokens, and no more than 1,024; those
+    of the latest mask are remembered, for one mask serves all layers.
 
     Args:
         attention_mask: 1 at valid tokens and 0 at padding, wherever the padding is; ``None``: all valid.
@@ -77,7 +78,8 @@ def steps_of(attention_mask: Tensor | None, size: int, length: int, device: torc
 
     """
     if attention_mask is None:
-        return [_full(min(_MAX_SAMPLES, size - low), length, device) for low in range(0, size, _MAX_SAMPLES)]
+        part = _part_size(length)
+        return [_full(min(part, size - low), length, device) for low in range(0, size, part)]
     if tuple(attention_mask.shape) != (size, length):
         raise ValueError(
             f"attention_mask must have shape (N, T) = {(size, length)}, got {tuple(attention_mask.shape)}; of a 4D mask"
@@ -114,7 +116,11 @@ def _steps(mask: Tensor, device: torch.device) -> list[Steps]:
     empty = ~valid.any(1)
     if empty.any():
         raise ValueError(f"samples {empty.nonzero().flatten().tolist()[:8]} of the batch have no valid token")
-    return [_padded(part) for part in torch.split(valid, _MAX_SAMPLES)]
+    return [_padded(part) for part in torch.split(valid, _part_size(valid.shape[1]))]
+
+
+def _part_size(length: int) -> int:
+    return max(1, min(_MAX_SAMPLES, _MAX_TOKENS // length))
 
 
 def _full(size: int, length: int, device: torch.device) -> Steps:
