@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
@@ -28,7 +27,6 @@ def test_accumulate_and_solve():
 
 
 def test_overhead_of_a_tiny_llama(monkeypatch):
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 50}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     rows = list(overhead.measure("tiny", *overhead.llama(20, 8, 4, **sizes, **heads), 1, {"layers=-1": 1.02}))
