@@ -7,7 +7,9 @@ python benchmarks/sync.py
 
 import argparse
 import os
+import statistics
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -15,10 +17,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from peak import peak_bytes
 from synthetic import hidden_states
-from timing import goal, table
+from timing import goal, ratios, spread, table
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from ntps_lightning import NextTokenPerceptionScore
+from ntps_lightning.distributed import gather
 
 
 def sent_bytes():
@@ -65,9 +68,27 @@ def worker(rank, world_size, d, folder):
     dist.destroy_process_group()
 
 
-def measure(world_size, d):
+def solver(rank, world_size, d, folder):
+    """Seconds until every rank has the scores of eight layers, layer i solved by rank i mod W, on one thread a rank."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world_size)
+    seconds = []
+    for _ in range(3):
+        metrics = [metric_of(rank, d) for _ in range(8)]
+        dist.barrier()
+        start = time.perf_counter()
+        for i, metric in enumerate(metrics):
+            metric.reduce_(i % world_size)
+        gather([metric.details(whole_curve=False, sync=False).score for metric in metrics[rank::world_size]])
+        seconds.append(time.perf_counter() - start)
+    if rank == 0:
+        torch.save(seconds, f"{folder}/found.pt")
+    dist.destroy_process_group()
+
+
+def measure(world_size, d, work=worker):
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(worker, (world_size, d, folder), nprocs=world_size)
+        mp.spawn(work, (world_size, d, folder), nprocs=world_size)
         return torch.load(f"{folder}/found.pt")
 
 
@@ -111,6 +132,13 @@ def main():
         "",
     ]
     table(f"5. Sync of {states / 2**20:.0f} MiB of states, d = {d} [gloo]", columns, rows)
+    shared = {world_size: measure(world_size, 768, solver) for world_size in (1, 2)}
+    found = ratios(shared[2], shared[1])
+    rows = [["one rank", spread(shared[1]), "", "", ""]]
+    rows += [["two ranks", spread(shared[2]), spread(found), *goal(round(statistics.median(found), 2), 0.6)]]
+    table(
+        "5. Eight layers of d = 768, summed and solved [gloo, one thread a rank]", ["", "s", "ratio", "goal", ""], rows
+    )
 
 
 if __name__ == "__main__":
