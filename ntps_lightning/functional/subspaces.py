@@ -91,7 +91,7 @@ def _equilibrated(matrix: Tensor, scale: Tensor) -> Tensor:
 
 
 def _cholesky(matrix: Tensor, noise: float) -> tuple[Tensor, Tensor] | None:
-    """Scale and factor of an equilibrated matrix, or ``None`` where a pivot says that its rank is not full."""
+    """Scale and factor of an equilibrated matrix, or ``None`` where its rank is not full, or rounding may hide that."""
     scale = _scale(matrix)
     factor, info = torch.linalg.cholesky_ex(_equilibrated(matrix, scale))
     if info.item() or factor.diagonal().square().min() <= 10 * len(matrix) * _EPS:
