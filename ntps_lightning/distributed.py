@@ -1,16 +1,25 @@
-"""Sums over ranks, in place and in few collectives."""
+"""What crosses between ranks: sums in place and in few collectives, and small values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+T = TypeVar("T")
+
 # Tensors of fewer numbers travel together.
 _PACKED_NUMEL = 2**18
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """0 and 1 where nothing is distributed."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
 
 
 def sum_over_ranks_(tensors: Iterable[Tensor], dst: int | None = None, group: Any = None) -> None:
@@ -26,35 +35,46 @@ def sum_over_ranks_(tensors: Iterable[Tensor], dst: int | None = None, group: An
     small = [tensor for tensor in tensors if tensor.numel() < _PACKED_NUMEL]
     if small:
         packed = torch.cat([tensor.flatten() for tensor in small])
-        _sum_(packed, dst, group)
+        _reduce_(packed, dist.ReduceOp.SUM, dst, group)
         for tensor, part in zip(small, torch.split(packed, [tensor.numel() for tensor in small]), strict=True):
             tensor.copy_(part.view_as(tensor))
     for tensor in tensors:
         if tensor.numel() >= _PACKED_NUMEL:
-            _sum_(tensor, dst, group)
+            _reduce_(tensor, dist.ReduceOp.SUM, dst, group)
 
 
-def _sum_(tensor: Tensor, dst: int | None, group: Any) -> None:
-    on_gpu = tensor.device.type == "cpu" and dist.get_backend(group) == "nccl"
-    shared = tensor.cuda() if on_gpu else tensor  # NCCL moves nothing else
-    if dst is None:
-        dist.all_reduce(shared, group=group)
-    else:
-        dist.reduce(shared, dst, group=group)
-    if on_gpu:
-        tensor.copy_(shared)
+def max_over_ranks(values: Sequence[int]) -> list[int]:
+    """The largest of each of ``values`` over the ranks, in one collective; every rank must call it with as many."""
+    if rank_and_world_size()[1] == 1:
+        return list(values)
+    largest = torch.tensor(values)
+    _reduce_(largest, dist.ReduceOp.MAX)
+    return [int(value) for value in largest.tolist()]
 
 
-def rank_and_world_size() -> tuple[int, int]:
-    """0 and 1 where nothing is distributed."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+def from_first_rank(value: T) -> T:
+    """The picklable ``value`` of rank 0, on every rank; every rank must call it."""
+    if rank_and_world_size()[1] == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
-def gather(value: Any) -> list[Any]:
-    """The picklable ``value`` of every rank, on every rank."""
+def gather(value: T) -> list[T]:
+    """The picklable ``value`` of every rank, on every rank; every rank must call it."""
     values = [value] * rank_and_world_size()[1]
     if len(values) > 1:
         dist.all_gather_object(values, value)
     return values
+
+
+def _reduce_(tensor: Tensor, op: Any, dst: int | None = None, group: Any = None) -> None:
+    through_gpu = tensor.device.type == "cpu" and dist.get_backend(group) == "nccl"
+    shared = tensor.cuda() if through_gpu else tensor  # NCCL moves nothing else
+    if dst is None:
+        dist.all_reduce(shared, op, group=group)
+    else:
+        dist.reduce(shared, dst, op, group=group)
+    if through_gpu:
+        tensor.copy_(shared)

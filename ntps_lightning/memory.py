@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import psutil
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
 from ntps_lightning.errors import SetupError
+from ntps_lightning.functional.moments import moment_shapes
+
+_BYTES = 8
 
 
 def state_bytes(num_layers: int, hidden_size: int, num_outputs: int) -> int:
-    """Bytes of the sums over samples of ``num_layers`` layers: layers x (3 d² + d C) x 8."""
-    return num_layers * (3 * hidden_size**2 + hidden_size * num_outputs) * 8
+    """Bytes of the sums over samples of ``num_layers`` layers: every state of the metric, in float64."""
+    shapes = moment_shapes(hidden_size, num_outputs).values()
+    return num_layers * sum(math.prod(shape) for shape in shapes) * _BYTES
 
 
 def scratch_bytes(hidden_size: int) -> int:
     """Bytes that are taken for a while, beside the sums: while a batch is added, by 4,096 tokens x 2 d and two d x d
     products in float32, or while one layer is solved, by 13 d x d matrices in float64; and 16 MiB for what libraries
-    allocate. ``benchmarks/memory.py`` holds this against what is measured.
+    allocate. ``python -m benchmarks.memory`` holds this against what is measured.
     """
     adding = 4096 * (2 * hidden_size + 16) * 4 + 2 * hidden_size**2 * 4
-    return max(adding, 13 * hidden_size**2 * 8) + 2**24
+    return max(adding, 13 * hidden_size**2 * _BYTES) + 2**24
 
 
 def available_bytes(device: torch.device) -> int | None:
@@ -33,23 +39,45 @@ def available_bytes(device: torch.device) -> int | None:
     return None
 
 
-def check_memory(num_layers: int, hidden_size: int, num_outputs: int | None, device: torch.device) -> None:
-    """Say what will be allocated, before it is; what classes add counts where their number is known.
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """What the sums over samples of some layers take.
 
-    Raises:
-        SetupError: If the device does not have it.
+    Args:
+        num_layers: how many layers.
+        hidden_size: d.
+        num_outputs: C, or 0 where it is not known yet, so that what classes add is not counted.
+        device: where the sums are kept.
 
     """
-    states, scratch = state_bytes(num_layers, hidden_size, num_outputs or 0), scratch_bytes(hidden_size)
-    free = available_bytes(device)
-    formula = f"{num_layers} layers x (3 x {hidden_size}² + {hidden_size} x {num_outputs or 'C'}) x 8 bytes"
-    sums = f"{_size(states)} on {device}: {formula}, and {_size(scratch)} of scratch memory"
-    if free is not None and states + scratch > free:
-        fit = max(0, free - scratch) * num_layers // states
+
+    num_layers: int
+    hidden_size: int
+    num_outputs: int
+    device: torch.device
+
+    def __str__(self) -> str:
+        states = state_bytes(self.num_layers, self.hidden_size, self.num_outputs)
+        each = f"(3 d² + d C + C² + ...) x {_BYTES} bytes at d = {self.hidden_size}, C = {self.num_outputs or '?'}"
+        scratch = _size(scratch_bytes(self.hidden_size))
+        return f"{_size(states)} on {self.device}: {self.num_layers} layers x {each}, and {scratch} of scratch memory"
+
+    def check(self) -> None:
+        """Refuse, before it is taken, what the device does not have.
+
+        Raises:
+            SetupError: If the device does not have it; the message says how many layers fit.
+
+        """
+        states = state_bytes(self.num_layers, self.hidden_size, self.num_outputs)
+        scratch = scratch_bytes(self.hidden_size)
+        free = available_bytes(self.device)
+        if free is None or states + scratch <= free:
+            return
+        fit = max(0, free - scratch) * self.num_layers // states
         way_out = f"name at most {fit} layers with `layers=`" if fit else "not even one layer fits"
         way_out += ", or keep the sums elsewhere with `accumulate_device=`"
-        raise SetupError(f"NTPS needs {sums}, and only {_size(free)} are free; {way_out}")
-    rank_zero_info(f"NTPS will take {sums}")
+        raise SetupError(f"NTPS needs {self}, and only {_size(free)} are free; {way_out}")
 
 
 def _size(count: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -12,12 +12,28 @@ from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
 from torchmetrics.utilities.distributed import gather_all_tensors
 from torchmetrics.utilities.plot import _AX_TYPE, _PLOT_OUT_TYPE
+from typing_extensions import Unpack, override
 
 from ntps_lightning.distributed import sum_over_ranks_
-from ntps_lightning.functional.accumulate import Pooling, Precision, accumulate_
+from ntps_lightning.functional.accumulate import accumulate_
+from ntps_lightning.functional.details import NTPSDetails, few_samples_warning
 from ntps_lightning.functional.moments import Moments, moment_shapes
-from ntps_lightning.functional.score import NTPSDetails, check_options, few_samples_warning, score_details
+from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
+from ntps_lightning.functional.packed_batch import PackedBatch
+from ntps_lightning.functional.score import score_details
 from ntps_lightning.functional.targets import encode_targets
+
+
+class MetricKeywords(ScoreKeywords, total=False):
+    """The options of the score, and those of :class:`torchmetrics.Metric`."""
+
+    compute_on_cpu: bool
+    dist_sync_on_step: bool
+    process_group: Any
+    dist_sync_fn: Callable[..., Any] | None
+    distributed_available_fn: Callable[..., Any] | None
+    sync_on_compute: bool
+    compute_with_cache: bool
 
 
 class NextTokenPerceptionScore(Metric):
@@ -33,7 +49,8 @@ class NextTokenPerceptionScore(Metric):
         - ``hidden_states`` (:class:`~torch.Tensor`): ``(N, T, d)`` of one layer, any floating dtype.
         - ``labels`` (:class:`~torch.Tensor`): ``(N,)`` integer class indices; with ``num_outputs``, ``(N,)`` or
           ``(N, num_outputs)`` floating regression targets.
-        - ``attention_mask`` (:class:`~torch.Tensor`, optional): ``(N, T)``, 1 at valid tokens and 0 at padding.
+        - ``attention_mask`` (:class:`~torch.Tensor`, optional): ``(N, T)``, 1 at valid tokens and 0 at padding; or a
+          :class:`~ntps_lightning.functional.PackedBatch`, worked out once for all layers.
 
     As output of ``forward`` and ``compute`` the metric returns the following output:
 
@@ -45,15 +62,11 @@ class NextTokenPerceptionScore(Metric):
         hidden_size: size d of the hidden states.
         num_classes: number of classes C.
         num_outputs: number of regression targets, instead of ``num_classes``.
-        k: number of autoregressive directions: a count in [1, d], or a fraction of d in (0, 1]. By default the number
-            of classes or 1% of d, whichever is more.
-        ridge: added to the perception covariance B, relative to tr(B)/d.
-        center: measure hidden states and targets from their means.
-        orthonormal: compare the subspaces alone, with an orthonormal basis of U.
-        pooling: ``"mean"`` of the valid tokens, or the ``"last"`` one.
-        precision: of float32 products, as in :func:`torch.set_float32_matmul_precision` (whose own setting does not
-            matter): ``"highest"`` is float32, ``"high"`` is TensorFloat32 on GPUs that have it.
-        kwargs: Additional keyword arguments of :class:`torchmetrics.Metric`.
+        kwargs: ``k``, ``ridge``, ``center``, ``orthonormal``, ``pooling`` and ``precision``, see
+            :class:`~ntps_lightning.ScoreOptions`; and those of :class:`torchmetrics.Metric`.
+
+    Attributes:
+        options: the :class:`~ntps_lightning.ScoreOptions`.
 
     Raises:
         ValueError: If not exactly one of ``num_classes`` and ``num_outputs`` is given, if an option is out of range,
@@ -84,15 +97,11 @@ class NextTokenPerceptionScore(Metric):
         num_classes: int | None = None,
         *,
         num_outputs: int | None = None,
-        k: int | float | None = None,
-        ridge: float = 0.1,
-        center: bool = True,
-        orthonormal: bool = False,
-        pooling: Pooling = "mean",
-        precision: Precision = "highest",
-        **kwargs: Any,
+        **kwargs: Unpack[MetricKeywords],
     ) -> None:
-        super().__init__(**kwargs)
+        names = {field.name for field in fields(ScoreOptions)}
+        options: Any = {name: value for name, value in kwargs.items() if name in names}
+        super().__init__(**{name: value for name, value in kwargs.items() if name not in names})
         if (num_classes is None) == (num_outputs is None):
             raise ValueError(
                 f"give num_classes (classification) or num_outputs (regression), got num_classes={num_classes},"
@@ -104,16 +113,18 @@ class NextTokenPerceptionScore(Metric):
                 f"need hidden_size >= 1 and at least 2 classes or 1 output, got hidden_size={hidden_size},"
                 f" num_classes={num_classes}, num_outputs={num_outputs}"
             )
-        check_options(k=k, ridge=ridge, pooling=pooling, precision=precision, hidden_size=hidden_size)
-        self.hidden_size, self.num_classes, self.num_outputs = hidden_size, num_classes, num_outputs
-        self.k, self.ridge, self.center, self.orthonormal = k, ridge, center, orthonormal
-        self.pooling, self.precision = pooling, precision
+        self.options = ScoreOptions(**options)
+        self.options.check_hidden_size(hidden_size)
+        self.hidden_size = hidden_size
+        self.num_classes = num_classes
+        self.num_outputs = num_outputs
         for name in moment_shapes(hidden_size, size):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self._expand_defaults()
         self.reset()
 
-    def update(self, hidden_states: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> None:
+    @override
+    def update(self, hidden_states: Tensor, labels: Tensor, attention_mask: Tensor | PackedBatch | None = None) -> None:
         """Add a batch; for shapes and dtypes see the class.
 
         Raises:
@@ -131,10 +142,11 @@ class NextTokenPerceptionScore(Metric):
             hidden_states,
             targets,
             attention_mask,
-            pooling=self.pooling,
-            precision=self.precision,
+            pooling=self.options.pooling,
+            precision=self.options.precision,
         )
 
+    @override
     def compute(self) -> Tensor:
         """NTPS of all samples on all ranks, a scalar float64 tensor.
 
@@ -179,6 +191,7 @@ class NextTokenPerceptionScore(Metric):
             new[tuple(map(slice, old.shape))] = old
             setattr(self, name, new)
 
+    @override
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: _AX_TYPE | None = None) -> _PLOT_OUT_TYPE:
         """Plot a single or multiple values from the metric.
 
@@ -199,6 +212,7 @@ class NextTokenPerceptionScore(Metric):
     def _moments(self) -> Moments:
         return Moments(**{field.name: getattr(self, field.name) for field in fields(Moments)})
 
+    @override
     def _sync_dist(self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None) -> None:
         """A few sums in place, where torchmetrics would gather a copy of every state from every rank."""
         if dist_sync_fn is not gather_all_tensors:
@@ -208,14 +222,7 @@ class NextTokenPerceptionScore(Metric):
         sum_over_ranks_(states, group=process_group or self.process_group)
 
     def _solve(self, whole_curve: bool) -> NTPSDetails:
-        details = score_details(
-            self._moments(),
-            k=self.k,
-            ridge=self.ridge,
-            center=self.center,
-            orthonormal=self.orthonormal,
-            whole_curve=whole_curve,
-        )
+        details = score_details(self._moments(), whole_curve=whole_curve, **asdict(self.options))
         warning = few_samples_warning(details)
         if warning:
             rank_zero_warn(warning)
@@ -227,6 +234,7 @@ class NextTokenPerceptionScore(Metric):
         for name, shape in shapes.items():
             self._defaults[name] = torch.zeros((), dtype=torch.float64, device=self.device).expand(shape)
 
+    @override
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> NextTokenPerceptionScore:
         """Move to a device, never to another dtype: a module's ``.to(bfloat16)`` would ruin the sums."""
         super()._apply(lambda tensor: tensor.to(fn(tensor.new_zeros(0)).device), exclude_state)

@@ -17,7 +17,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     if config.getoption("--compatibility"):
-        from compatibility import Table
+        from tests.support.compatibility import Table
 
         config.pluginmanager.register(Table())
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.multiprocessing as mp
-from data import pad, sequences
 
 from ntps_lightning import NextTokenPerceptionScore
+from tests.support.data import pad, sequences
 
 
 def _metric_worker(rank: int, out: str, address: str) -> None:

@@ -3,14 +3,14 @@ from __future__ import annotations
 import pickle
 
 import matplotlib
-import oracle
 import pytest
 import torch
-from data import pad, sequences
 from torch import nn
 from torchmetrics import MeanMetric, MetricCollection, MetricTracker
 
 from ntps_lightning import NextTokenPerceptionScore, next_token_perception_score
+from tests.support import oracle
+from tests.support.data import pad, sequences
 
 matplotlib.use("Agg")
 

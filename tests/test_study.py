@@ -16,14 +16,14 @@ import stopping
 import sweep
 import torch
 from backbones import keep_top
-from data import pad, sequences
-from models import tiny_config
 from settings import Job
 from transformers import Gemma3TextConfig, Gemma3TextModel, LlamaModel
 
 from ntps_lightning import NextTokenPerceptionScore, NTPSCallback, next_token_perception_score
 from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.score import resolve_k, score_details
+from tests.support.data import pad, sequences
+from tests.support.models import tiny_config
 
 ROOT = Path(__file__).parents[1]
 

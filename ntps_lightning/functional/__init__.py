@@ -1,5 +1,15 @@
-"""Pure tensor mathematics; imports torch alone."""
+"""Tensors in, tensors out; imports torch and the standard library alone."""
 
-from ntps_lightning.functional.score import NTPSDetails, next_token_perception_score
+from ntps_lightning.functional.details import NTPSDetails
+from ntps_lightning.functional.options import ScoreOptions
+from ntps_lightning.functional.packed_batch import PackedBatch, pack_batch
+from ntps_lightning.functional.score import next_token_perception_score, score_details
 
-__all__ = ["NTPSDetails", "next_token_perception_score"]
+__all__ = [
+    "NTPSDetails",
+    "PackedBatch",
+    "ScoreOptions",
+    "next_token_perception_score",
+    "pack_batch",
+    "score_details",
+]

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ntps_lightning.functional.moments import Moments, moment_shapes
-from ntps_lightning.functional.prefixes import prefix_sums
-from ntps_lightning.functional.steps import Steps, steps_of
+from ntps_lightning.functional.moments import Moments
+from ntps_lightning.functional.options import Pooling, Precision
+from ntps_lightning.functional.packed_batch import PackedBatch, Part, pack_batch
+from ntps_lightning.functional.prefix_sums import prefix_sums
 from ntps_lightning.functional.targets import encode_targets
-
-Pooling = Literal["mean", "last"]
-Precision = Literal["highest", "high"]
 
 
 def batch_moments(
@@ -34,8 +32,8 @@ def batch_moments(
         labels: ``(N,)`` integer class indices, or ``(N,)`` / ``(N, C)`` floating regression targets.
         attention_mask: ``(N, T)``, 1 at valid tokens and 0 at padding, wherever the padding is. ``None``: all valid.
         num_classes: number of classes C; by default the largest label plus one.
-        pooling: ``"mean"`` of the valid tokens, or the ``"last"`` one.
-        precision: of float32 products, see :func:`accumulate_`.
+        pooling: see :class:`~ntps_lightning.ScoreOptions`.
+        precision: see :class:`~ntps_lightning.ScoreOptions`.
 
     Raises:
         ValueError: If shapes disagree, a label is out of range, a sample has no valid token, or a valid hidden state
@@ -43,9 +41,8 @@ def batch_moments(
 
     """
     targets = encode_targets(labels, num_classes)
-    shapes = moment_shapes(hidden_states.shape[-1] if hidden_states.ndim else 0, targets.shape[1])
-    zeros = {name: hidden_states.new_zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
-    moments = Moments(**zeros)
+    hidden_size = hidden_states.shape[-1] if hidden_states.ndim else 0
+    moments = Moments.zeros(hidden_size, targets.shape[1], device=hidden_states.device)
     accumulate_(moments, hidden_states, targets, attention_mask, pooling=pooling, precision=precision)
     return moments
 
@@ -54,7 +51,7 @@ def accumulate_(
     moments: Moments,
     hidden_states: Tensor,
     targets: Tensor,
-    attention_mask: Tensor | None = None,
+    attention_mask: Tensor | PackedBatch | None = None,
     *,
     pooling: Pooling = "mean",
     precision: Precision = "highest",
@@ -65,23 +62,23 @@ def accumulate_(
         moments: The sums to add to. Products are taken on the device of the hidden states, wherever the sums are.
         hidden_states: ``(N, T, d)``, see :func:`batch_moments`.
         targets: ``(N, C)`` as :func:`~ntps_lightning.functional.targets.encode_targets` returns them.
-        attention_mask: ``(N, T)`` or ``None``.
-        pooling: ``"mean"`` or ``"last"``.
-        precision: of float32 products, whatever :func:`torch.set_float32_matmul_precision` says: ``"highest"`` is
-            float32, ``"high"`` is TensorFloat32 on GPUs that have it and float32 elsewhere.
+        attention_mask: ``(N, T)``, or what :func:`~ntps_lightning.functional.packed_batch.pack_batch` made of it,
+            which serves all layers, or ``None``.
+        pooling: see :class:`~ntps_lightning.ScoreOptions`.
+        precision: see there.
 
     Raises:
         ValueError: See :func:`batch_moments`.
 
     """
-    device, own = moments.pooled_gram.device, hidden_states.device
+    device = moments.pooled_gram.device
     _check_hidden_states(hidden_states, len(targets), moments.pooled_sum.shape[0])
     # Autocast would otherwise turn a float32 product into a bfloat16 one inside the user's own forward pass.
-    with torch.no_grad(), torch.autocast(own.type, enabled=False), _float32_products(precision):
-        steps = steps_of(attention_mask, hidden_states.shape[0], hidden_states.shape[1], own)
-        sizes = [len(part.samples) for part in steps]
+    with torch.no_grad(), torch.autocast(hidden_states.device.type, enabled=False), _float32_products(precision):
+        batch = _packed(attention_mask, hidden_states)
+        sizes = [len(part.samples) for part in batch.parts]
         encoded = targets.to(device, torch.float64)
-        parts = list(zip(steps, torch.split(hidden_states, sizes), torch.split(encoded, sizes), strict=True))
+        parts = list(zip(batch.parts, torch.split(hidden_states, sizes), torch.split(encoded, sizes), strict=True))
         if len(parts) > 1:
             _refuse_not_finite(parts)
         for part, hidden, target in parts:
@@ -94,6 +91,15 @@ def accumulate_(
             if pooling == "last":
                 pooled = hidden[part.samples, part.last].to(device, torch.float64)
             _accumulate_pooled_(moments, pooled, target[part.samples.to(device)])
+
+
+def _packed(attention_mask: Tensor | PackedBatch | None, hidden_states: Tensor) -> PackedBatch:
+    shape = (hidden_states.shape[0], hidden_states.shape[1])
+    if not isinstance(attention_mask, PackedBatch):
+        return pack_batch(attention_mask, shape, hidden_states.device)
+    if attention_mask.shape != shape:
+        raise ValueError(f"the packed batch is of shape (N, T) = {attention_mask.shape}, hidden_states of {shape}")
+    return attention_mask.to(hidden_states.device)
 
 
 def _accumulate_pooled_(moments: Moments, pooled: Tensor, targets: Tensor) -> None:
@@ -110,26 +116,29 @@ def _float32_products(precision: Precision) -> Iterator[None]:
     """Products of float32 numbers as asked for, whatever the global flags say."""
     gpu: Any = torch.backends.cuda.matmul
     cpu: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = gpu.fp32_precision, cpu.fp32_precision
-    gpu.fp32_precision, cpu.fp32_precision = "tf32" if precision == "high" else "ieee", "ieee"
+    gpu_before: str = gpu.fp32_precision
+    cpu_before: str = cpu.fp32_precision
+    gpu.fp32_precision = "tf32" if precision == "high" else "ieee"
+    cpu.fp32_precision = "ieee"
     try:
         yield
     finally:
-        gpu.fp32_precision, cpu.fp32_precision = before
+        gpu.fp32_precision = gpu_before
+        cpu.fp32_precision = cpu_before
 
 
-def _refuse_not_finite(parts: list[tuple[Steps, Tensor, Tensor]]) -> None:
+def _refuse_not_finite(parts: list[tuple[Part, Tensor, Tensor]]) -> None:
     """Before the first part is added, all are looked at."""
     for part, hidden, _ in parts:
         if not hidden.sum(dtype=torch.promote_types(hidden.dtype, torch.float32)).isfinite():
             _refuse(hidden, part)
 
 
-def _refuse(hidden_states: Tensor, steps: Steps) -> None:
+def _refuse(hidden_states: Tensor, part: Part) -> None:
     """Say which samples hold values that are not finite, if any does: padding may."""
     size, length, d = hidden_states.shape
-    tokens = steps.gather(hidden_states, 0, length).reshape(-1, d)
-    index = torch.arange(len(tokens), device=tokens.device) % size if steps.index is None else steps.index // length
+    tokens = part.gather(hidden_states, 0, length).reshape(-1, d)
+    index = torch.arange(len(tokens), device=tokens.device) % size if part.index is None else part.index // length
     broken = sorted(set(index[~tokens.isfinite().all(1)].tolist()))
     if broken:
         raise ValueError(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ntps_lightning.functional.moments import Covariances, Moments
-from ntps_lightning.functional.subspaces import Whitening
+from ntps_lightning.functional.whitening import Whitening
 
 
 def probe_mse_r2(cov: Covariances, whitener: Whitening, ridge: float) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,16 @@ class Moments:
     position_sums: Tensor
     rounding: Tensor
 
+    @classmethod
+    def zeros(cls, hidden_size: int, num_outputs: int, device: torch.device | str | None = None) -> Moments:
+        """The sums over no sample, for d = ``hidden_size`` and C = ``num_outputs``."""
+        shapes = moment_shapes(hidden_size, num_outputs)
+        return cls(**{name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()})
+
+    def to(self, device: torch.device | str) -> Moments:
+        """The same on another device."""
+        return Moments(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
     def __add__(self, other: Moments) -> Moments:
         return Moments(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 

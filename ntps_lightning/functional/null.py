@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from ntps_lightning.functional.moments import Covariances
 from ntps_lightning.functional.overlap import columns_used
-from ntps_lightning.functional.subspaces import Whitening
+from ntps_lightning.functional.whitening import Whitening
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ShuffledLabels:
         weight: the share of one perception direction that points there, in [0, 1]; zero when centred.
         gram_norms: trace and squared Frobenius norm of G.
         noise_variance: of the labels, per sample.
-        mean_energy: squared norm of the mean target.
+        target_mean_energy: squared norm of the mean target.
 
     """
 
@@ -45,7 +45,7 @@ class ShuffledLabels:
     weight: float
     gram_norms: tuple[Tensor, Tensor]
     noise_variance: Tensor
-    mean_energy: Tensor
+    target_mean_energy: Tensor
 
     @property
     def noise_trace(self) -> Tensor:
@@ -55,7 +55,7 @@ class ShuffledLabels:
     @property
     def explained(self) -> Tensor:
         """Expected squared norm of the whitened cross-covariance."""
-        return self.noise_variance * self.noise_trace + self.mean_energy * self.mean.square().sum()
+        return self.noise_variance * self.noise_trace + self.target_mean_energy * self.mean.square().sum()
 
     def noise(self, directions: Tensor) -> Tensor:
         r"""Diagonal of :math:`Y^\top N Y` for Y ``(m, j)``."""
@@ -82,7 +82,7 @@ def shuffled_labels(cov: Covariances, whitener: Whitening, ridge: float) -> Shuf
         weight=_mean_weight(cov, mean, noise_trace, target_noise),
         gram_norms=norms,
         noise_variance=target_noise.trace() / max(cov.num_samples - 1, 1),
-        mean_energy=cov.target_mean.square().sum(),
+        target_mean_energy=cov.target_mean.square().sum(),
     )
 
 
@@ -96,19 +96,21 @@ def null_curve(basis: Tensor, shuffled: ShuffledLabels, rank: int) -> Tensor:
         rank: number of perception directions r.
 
     """
-    whitener, ridge, mean = shuffled.whitener, shuffled.ridge, normalize(shuffled.mean, dim=0)
-    along = whitener.unwhiten(mean)
-    turned = whitener.whiten(along)  # G m
-    bent = along.square().sum()  # mᵀ G m
-    trace, square = shuffled.gram_norms
-    total = whitener.rank - mean.square().sum() - ridge * (trace - bent)
-    whole = trace - bent - ridge * (square - 2 * turned.square().sum() + bent.square())
-    others = whitener.whiten(basis)
-    held = shuffled.noise(others - mean @ (mean.T @ others)).cumsum(0)
-    weight = shuffled.weight
-    rest = (columns_used(basis, rank).double() - weight) / total
-    overlap = weight * (along.T @ basis).square()[0].cumsum(0) + rest * held
-    return overlap / (weight * bent + rest * whole)
+    whitener, ridge, weight = shuffled.whitener, shuffled.ridge, shuffled.weight
+    unit_mean = normalize(shuffled.mean, dim=0)
+    mean_direction = whitener.unwhiten(unit_mean)
+    mean_energy = mean_direction.square().sum()
+    gram_mean = whitener.whiten(mean_direction)
+    gram_trace, gram_square = shuffled.gram_norms
+    noise_trace = whitener.rank - unit_mean.square().sum() - ridge * (gram_trace - mean_energy)
+    projected_square = gram_square - 2 * gram_mean.square().sum() + mean_energy.square()
+    noise_energy = gram_trace - mean_energy - ridge * projected_square
+    directions = whitener.whiten(basis)
+    noise_in_basis = shuffled.noise(directions - unit_mean @ (unit_mean.T @ directions)).cumsum(0)
+    mean_in_basis = (mean_direction.T @ basis).square()[0].cumsum(0)
+    noise_weight = (columns_used(basis, rank).double() - weight) / noise_trace
+    overlap = weight * mean_in_basis + noise_weight * noise_in_basis
+    return overlap / (weight * mean_energy + noise_weight * noise_energy)
 
 
 def orthonormal_null_curve(basis: Tensor, shuffled: ShuffledLabels, rank: int) -> Tensor:
@@ -121,14 +123,14 @@ def orthonormal_null_curve(basis: Tensor, shuffled: ShuffledLabels, rank: int) -
     identity = torch.eye(len(basis), dtype=basis.dtype, device=basis.device)
     inverse = shuffled.whitener.unwhiten(shuffled.whitener.whiten(identity))
     mean = shuffled.whitener.unwhiten(shuffled.mean)
-    along = normalize(mean, dim=0)
+    unit_mean = normalize(mean, dim=0)
     noise = inverse - shuffled.ridge * inverse @ inverse - mean @ mean.T
-    noise = noise - along @ (along.T @ noise)
-    noise = noise - (noise @ along) @ along.T
+    noise = noise - unit_mean @ (unit_mean.T @ noise)
+    noise = noise - (noise @ unit_mean) @ unit_mean.T
     eigenvalues, vectors = torch.linalg.eigh(noise)
     energy = (vectors.T @ basis).square().cumsum(1)
     kept, used = round(shuffled.weight), columns_used(basis, rank)
-    overlap = kept * (along.T @ basis).square()[0].cumsum(0)
+    overlap = kept * (unit_mean.T @ basis).square()[0].cumsum(0)
     for count in range(1, rank + 1):
         overlap = torch.where(used == count, overlap + _expected_loadings(eigenvalues, count - kept) @ energy, overlap)
     return overlap / used
@@ -136,9 +138,9 @@ def orthonormal_null_curve(basis: Tensor, shuffled: ShuffledLabels, rank: int) -
 
 def captured_null_curve(basis: Tensor, shuffled: ShuffledLabels) -> Tensor:
     """Expected captured share; ``basis`` is the ``(m, j)`` nested basis in whitened coordinates."""
-    held = shuffled.noise_variance * shuffled.noise(basis)
-    held = held + shuffled.mean_energy * (shuffled.mean.T @ basis).square()[0]
-    return held.cumsum(0) / shuffled.explained
+    noise = shuffled.noise_variance * shuffled.noise(basis)
+    signal = shuffled.target_mean_energy * (shuffled.mean.T @ basis).square()[0]
+    return (noise + signal).cumsum(0) / shuffled.explained
 
 
 def _mean_weight(cov: Covariances, mean: Tensor, noise_trace: Tensor, target_noise: Tensor) -> float:

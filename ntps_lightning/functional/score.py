@@ -1,92 +1,32 @@
-"""The Next Token Perception Score, its curve over k, and what is needed to read it."""
+"""The Next Token Perception Score and its details, from hidden states or from their moments."""
 
 from __future__ import annotations
 
-import math
 import warnings
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ntps_lightning.functional.accumulate import Pooling, batch_moments
+from ntps_lightning.functional.accumulate import batch_moments
+from ntps_lightning.functional.details import NTPSDetails, few_samples_warning
 from ntps_lightning.functional.estimators import probe_mse_r2
-from ntps_lightning.functional.moments import Moments, covariances
-from ntps_lightning.functional.null import (
-    captured_null_curve,
-    null_curve,
-    orthonormal_null_curve,
-    shuffled_labels,
-)
-from ntps_lightning.functional.overlap import (
-    captured_curve,
-    excess_loss_bounds,
-    nested_basis,
-    overlap_curve,
-)
+from ntps_lightning.functional.moments import Covariances, Moments, covariances
+from ntps_lightning.functional.null import captured_null_curve, null_curve, orthonormal_null_curve, shuffled_labels
+from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
+from ntps_lightning.functional.overlap import captured_curve, excess_loss_bounds, nested_basis, overlap_curve
 from ntps_lightning.functional.subspaces import (
     Subspace,
     autoregressive_subspace,
     extreme_eigenvalues,
     perception_subspace,
-    whitening,
 )
+from ntps_lightning.functional.whitening import Whitening, whitening
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _EPS = torch.finfo(torch.float64).eps
-_FEW_SAMPLES_PER_DIM = 20
-
-
-@dataclass(frozen=True)
-class NTPSDetails:
-    r"""The score and everything that the same moments say about it. Curves are ``(m,)`` float64, at k = 1..m: m is the
-    rank of the prefix covariance, d with enough samples, or ``k`` where the whole curve was not asked for.
-
-    Args:
-        score: NTPS at ``k``, in [0, 1], higher is better.
-        captured: share of what a linear probe reads that lies in the leading ``k`` autoregressive directions:
-            the same overlap in the inner product of the perception covariance, in [0, 1].
-        null: what shuffled labels would score at ``k``, expected; the level to compare ``score`` with.
-        lift: ``(score - null) / (1 - null)``, 0 where the null is 1.
-        captured_null: what shuffled labels would capture at ``k``, expected.
-        chance: ``k / d``, what a random autoregressive subspace would score.
-        k: number of autoregressive directions that were used.
-        rank: number r of perception directions that the labels have; ``min(k, r)`` were used.
-        curve: the score at every k.
-        captured_curve: ``captured`` at every k.
-        null_curve: ``null`` at every k.
-        captured_null_curve: ``captured_null`` at every k.
-        probe_mse: in-sample mean squared error of the ridge probe on the pooled states, averaged over outputs.
-        probe_r2: its coefficient of determination, in-sample: too high where ``samples_per_dim`` is small.
-        excess_loss: squared error, summed over outputs and with the ridge penalty, that the best probe confined to
-            the autoregressive subspace has over the best one: ``(1 - captured)`` times what the probe explains.
-        excess_loss_bounds: the bounds that NTPS puts on it (arXiv 2505.17169), lower and upper; with a ridge a
-            little wider, from bounds on the extreme eigenvalues of B + ridge.
-        num_samples: number of samples n.
-        samples_per_dim: n / d. Below about 20 the score is biased towards ``null``.
-        subspace_error: estimated sine of the largest angle between the autoregressive subspace that was used and the
-            exact one, in whitened coordinates: 0 where the solver was exact, at most 1e-8 where it was iterative.
-
-    """
-
-    score: float
-    captured: float
-    null: float
-    lift: float
-    captured_null: float
-    chance: float
-    k: int
-    rank: int
-    curve: Tensor
-    captured_curve: Tensor
-    null_curve: Tensor
-    captured_null_curve: Tensor
-    probe_mse: float
-    probe_r2: float
-    excess_loss: float
-    excess_loss_bounds: tuple[float, float]
-    num_samples: int
-    samples_per_dim: float
-    subspace_error: float = 0.0
 
 
 def next_token_perception_score(
@@ -95,11 +35,7 @@ def next_token_perception_score(
     attention_mask: Tensor | None = None,
     *,
     num_classes: int | None = None,
-    k: int | float | None = None,
-    ridge: float = 0.1,
-    center: bool = True,
-    orthonormal: bool = False,
-    pooling: Pooling = "mean",
+    **options: Unpack[ScoreKeywords],
 ) -> Tensor:
     r"""Next Token Perception Score (`arXiv 2505.17169 <https://arxiv.org/abs/2505.17169>`_).
 
@@ -113,13 +49,8 @@ def next_token_perception_score(
         labels: ``(N,)`` integer class indices, or ``(N,)`` / ``(N, C)`` floating regression targets.
         attention_mask: ``(N, T)``, 1 at valid tokens and 0 at padding. ``None``: all valid.
         num_classes: number of classes; by default the largest label plus one.
-        k: number of autoregressive directions: a count in [1, d], or a fraction of d in (0, 1]. By default the number
-            of classes or 1% of d, whichever is more.
-        ridge: added to the perception covariance B, relative to tr(B)/d.
-        center: measure hidden states and targets from their means.
-        orthonormal: compare the subspaces alone, replacing U by an orthonormal basis of its span: the mean squared
-            cosine of the principal angles. The paper's U weighs directions of low variance more.
-        pooling: ``"mean"`` of the valid tokens, or the ``"last"`` one.
+        options: ``k``, ``ridge``, ``center``, ``orthonormal``, ``pooling`` and ``precision``, see
+            :class:`~ntps_lightning.ScoreOptions`.
 
     Returns:
         Scalar float64 tensor in [0, 1].
@@ -138,33 +69,29 @@ def next_token_perception_score(
         0.3994
 
     """
-    check_options(k=k, ridge=ridge, pooling=pooling)
-    moments = batch_moments(hidden_states, labels, attention_mask, num_classes=num_classes, pooling=pooling)
-    details = score_details(moments, k=k, ridge=ridge, center=center, orthonormal=orthonormal)
+    chosen = ScoreOptions(**options)
+    moments = batch_moments(
+        hidden_states,
+        labels,
+        attention_mask,
+        num_classes=num_classes,
+        pooling=chosen.pooling,
+        precision=chosen.precision,
+    )
+    details = score_details(moments, **options)
     warning = few_samples_warning(details)
     if warning:
         warnings.warn(warning, stacklevel=2)
     return torch.tensor(details.score, dtype=torch.float64, device=hidden_states.device)
 
 
-def score_details(
-    moments: Moments,
-    *,
-    k: int | float | None = None,
-    ridge: float = 0.1,
-    center: bool = True,
-    orthonormal: bool = False,
-    whole_curve: bool = True,
-) -> NTPSDetails:
-    """The score and its details from accumulated moments; for the options see :func:`next_token_perception_score`.
+def score_details(moments: Moments, *, whole_curve: bool = True, **options: Unpack[ScoreKeywords]) -> NTPSDetails:
+    """The score and its details from accumulated moments.
 
     Args:
         moments: sums over samples.
-        k: see there, as the next three.
-        ridge: see there.
-        center: see there.
-        orthonormal: see there.
         whole_curve: curves over every k; else up to ``k`` alone, which is many times faster where d is large.
+        options: see :class:`~ntps_lightning.ScoreOptions`; those of accumulation change nothing here.
 
     Raises:
         ValueError: If there is no sample, a single class or a constant target, no sample with two tokens, nothing in
@@ -172,35 +99,27 @@ def score_details(
 
     """
     d, num_outputs = moments.pooled_target.shape
-    check_options(k=k, ridge=ridge, hidden_size=d)
+    chosen = ScoreOptions(**options)
+    chosen.check_hidden_size(d)
     _check_moments(moments)
-    cov = covariances(moments, center=center)
-    penalty = float(ridge * cov.perception.trace() / d)
-    matrix = cov.perception.clone()
-    matrix.diagonal().add_(penalty)
-    whitener = whitening(matrix)
+    cov = covariances(moments, center=chosen.center)
+    penalty = float(chosen.ridge * cov.perception.trace() / d)
+    regularised = cov.perception.clone()
+    regularised.diagonal().add_(penalty)
+    whitener = whitening(regularised)
     perception = perception_subspace(cov.cross, whitener)
     if len(perception.eigenvalues) == 0:
         raise ValueError("the pooled hidden states do not vary with the labels at all: is the right layer captured?")
-    k = resolve_k(k, d, num_outputs)
+    k = chosen.num_directions(d, num_outputs)
     autoregressive = autoregressive_subspace(
         cov.prefix, cov.prefix_next, count=None if whole_curve else k, noise=cov.rounding
     )
-    rank = len(perception.eigenvalues)
     k = _usable_k(k, autoregressive, d)
     basis = nested_basis(autoregressive.directions)
     whitened_basis = nested_basis(whitener.coordinates(autoregressive.directions))
-    columns = nested_basis(perception.directions) if orthonormal else perception.directions
-    shuffled = shuffled_labels(cov, whitener, penalty)
-    curves = {
-        "curve": overlap_curve(basis, columns),
-        "captured_curve": captured_curve(whitened_basis, whitener.whiten(cov.cross)),
-        "null_curve": (orthonormal_null_curve if orthonormal else null_curve)(basis, shuffled, rank),
-        "captured_null_curve": captured_null_curve(whitened_basis, shuffled),
-    }
-    curves = {name: curve.clamp(max=1) for name, curve in curves.items()}  # above it is rounding
+    curves = _curves(cov, whitener, penalty, perception, (basis, whitened_basis), chosen.orthonormal)
     score, captured, null, captured_null = (float(curve[min(k, len(curve)) - 1]) for curve in curves.values())
-    extremes = extreme_eigenvalues(matrix, whitener, at_least=penalty)
+    extremes = extreme_eigenvalues(regularised, whitener, at_least=penalty)
     probe_mse, probe_r2 = probe_mse_r2(cov, whitener, penalty)
     return NTPSDetails(
         score=score,
@@ -210,7 +129,8 @@ def score_details(
         captured_null=captured_null,
         chance=k / d,
         k=k,
-        rank=rank,
+        ridge=chosen.ridge,
+        rank=len(perception.eigenvalues),
         **{name: curve.cpu() for name, curve in curves.items()},
         probe_mse=float(probe_mse),
         probe_r2=float(probe_r2),
@@ -222,50 +142,26 @@ def score_details(
     )
 
 
-def check_options(
-    *,
-    k: int | float | None,
-    ridge: float,
-    pooling: str = "mean",
-    precision: str = "highest",
-    hidden_size: int | None = None,
-) -> None:
-    """Refuse options that no data could make right.
-
-    Raises:
-        ValueError: If ``k`` is neither ``None`` nor a count in [1, d] nor a fraction in (0, 1], ``ridge`` is negative
-            or not finite, or ``pooling`` or ``precision`` is unknown.
-
-    """
-    count = isinstance(k, int) and not isinstance(k, bool) and k >= 1 and (hidden_size is None or k <= hidden_size)
-    fraction = isinstance(k, float) and 0 < k <= 1
-    if not (k is None or count or fraction):
-        d = "the hidden size d" if hidden_size is None else f"d = {hidden_size}"
-        raise ValueError(f"k must be a count in [1, {d}] (int) or a fraction of d in (0, 1] (float), got {k!r}")
-    if not 0 <= ridge < math.inf:
-        raise ValueError(f"ridge must be a finite number >= 0, relative to tr(B)/d, got {ridge!r}")
-    if pooling not in ("mean", "last"):
-        raise ValueError(f'pooling must be "mean" or "last", got {pooling!r}')
-    if precision not in ("highest", "high"):
-        raise ValueError(f'precision must be "highest" (float32) or "high" (TensorFloat32), got {precision!r}')
-
-
-def resolve_k(k: int | float | None, hidden_size: int, num_outputs: int) -> int:
-    """The count that ``k`` stands for: by default max(C, 1% of d)."""
-    if k is None:
-        return min(hidden_size, max(num_outputs, round(0.01 * hidden_size), 1))
-    return max(1, round(k * hidden_size)) if isinstance(k, float) else k
-
-
-def few_samples_warning(details: NTPSDetails) -> str | None:
-    """What to tell a user whose n/d is too low for the score to stand alone."""
-    if details.samples_per_dim >= _FEW_SAMPLES_PER_DIM:
-        return None
-    return (
-        f"NTPS from {details.num_samples} samples is {details.samples_per_dim:.2g} per hidden dimension; below about"
-        f" {_FEW_SAMPLES_PER_DIM} it is biased towards its null. Read it beside `null` and `lift`, and compare only"
-        " scores from the same number of samples."
-    )
+def _curves(
+    cov: Covariances,
+    whitener: Whitening,
+    penalty: float,
+    perception: Subspace,
+    bases: tuple[Tensor, Tensor],
+    orthonormal: bool,
+) -> dict[str, Tensor]:
+    """The four curves over k, by the nested bases of the autoregressive directions, plain and whitened."""
+    basis, whitened_basis = bases
+    columns = nested_basis(perception.directions) if orthonormal else perception.directions
+    null = orthonormal_null_curve if orthonormal else null_curve
+    shuffled = shuffled_labels(cov, whitener, penalty)
+    curves = {
+        "curve": overlap_curve(basis, columns),
+        "captured_curve": captured_curve(whitened_basis, whitener.whiten(cov.cross)),
+        "null_curve": null(basis, shuffled, len(perception.eigenvalues)),
+        "captured_null_curve": captured_null_curve(whitened_basis, shuffled),
+    }
+    return {name: curve.clamp(max=1) for name, curve in curves.items()}  # above it is rounding
 
 
 def _check_moments(moments: Moments) -> None:

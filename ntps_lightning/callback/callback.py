@@ -1,0 +1,382 @@
+"""When to measure, and what to log."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+from torchmetrics.utilities import rank_zero_info, rank_zero_warn
+from typing_extensions import Unpack, override
+
+from ntps_lightning.callback.baseline import Baseline
+from ntps_lightning.callback.batch import BatchItem, input_ids, item
+from ntps_lightning.callback.guard import Guard, OnError
+from ntps_lightning.callback.logged import (
+    log_values,
+    logged_keys,
+    logged_values,
+    print_line,
+    summary_line,
+    valid_key,
+)
+from ntps_lightning.callback.monitored_keys import MonitoredKeys
+from ntps_lightning.callback.sharding import own_samples, refuse_empty_loaders
+from ntps_lightning.capture.backbone import Layers, find_backbone
+from ntps_lightning.distributed import from_first_rank
+from ntps_lightning.functional.details import NTPSDetails
+from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
+from ntps_lightning.monitor import NTPSMonitor
+from ntps_lightning.monitor.batch import MonitoredBatch
+
+# Of what is kept in checkpoints.
+_FORMAT = 2
+
+
+class NTPSCallback(Callback):
+    """Logs the Next Token Perception Score of each validation epoch, from the module's own forward pass.
+
+    Nothing is required of the module: hidden states are taken by hooks from the language model that it calls in
+    ``validation_step``, labels from the batch. All is logged before anything may monitor it, so that
+    ``EarlyStopping("ntps/captured_in_sample", mode="max")`` and ``ModelCheckpoint`` work wherever they are listed.
+
+    Logged, as floats and the same on every rank (see :class:`~ntps_lightning.NTPSDetails`): ``ntps/score``,
+    ``ntps/null``, ``ntps/lift``, ``ntps/captured_in_sample``; ``ntps/gain``, the score minus its baseline;
+    ``ntps_info/valid``, 1, or 0 where nothing could be measured (monitors then find the last values, at no cost of
+    patience); ``ntps_info/chance``, ``ntps_info/k``, ``ntps_info/ridge``, ``ntps_info/samples`` and
+    ``ntps_info/samples_per_dim``; and, with several layers, ``ntps_layers/00/score`` and so on.
+
+    Args:
+        num_classes: number of classes; by default the largest label seen plus one.
+        layers: indices into what ``output_hidden_states=True`` returns, or ``"all"``: 0 are the embeddings, -1 the
+            states after the final norm. The highest is the headline that ``ntps/score`` reports.
+        labels: where a batch holds its ``(N,)`` labels: a key, an index, an attribute, or a function of the batch.
+            Integers are classes, floats regression targets; samples of class -100 are left out.
+        attention_mask: where a batch holds its ``(N, T)`` padding mask; by default the one the model is called with.
+        model: the language model, or its name in the module, where it cannot be found; it may be a module of plain
+            PyTorch that returns ``(N, T, d)`` hidden states.
+        baseline: score the model before its first step, by letting the sanity check run over the whole validation
+            set, whatever ``num_sanity_val_steps`` says (``trainer.validate`` before ``trainer.fit`` serves as well).
+        every_n_epochs: measure at every n-th epoch; in between, monitors see the last values, at no cost of patience.
+        dataloader_idx: which of several validation dataloaders to measure on.
+        prefix: what the keys start with.
+        figures: log the curves over k to loggers that take figures (with matplotlib installed).
+        on_error: ``"warn"`` lets the run go on where a score fails (NaN in the hidden states, a single class, ...),
+            ``"raise"`` does not.
+        accumulate_device: where the sums are kept, such as ``"cpu"`` to spare a GPU's memory; by default where the
+            hidden states are.
+        options: ``k``, ``ridge``, ``center``, ``orthonormal``, ``pooling`` and ``precision``, see
+            :class:`~ntps_lightning.ScoreOptions`.
+
+    Attributes:
+        history: one dict for each measurement: ``step``, ``epoch`` and the logged values.
+        details: the latest :class:`~ntps_lightning.NTPSDetails` of each layer. Curves are whole for the headline where
+            a figure of it is drawn, and end at ``k`` otherwise.
+        baseline_details: those from before the first step.
+
+    Raises:
+        ValueError: At once, if an option is out of range; before the first step, if the model cannot be found, a
+            monitor asks for a key that is never logged or the device has no room for the sums; in the sanity check, if
+            labels or mask cannot be found or no forward pass of the language model was seen. Later in a run nothing
+            is raised, unless ``on_error="raise"``.
+
+    Example::
+
+        trainer = Trainer(callbacks=[NTPSCallback(), EarlyStopping("ntps/captured_in_sample", mode="max")])
+        trainer.fit(module, datamodule)
+
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        *,
+        layers: Layers = -1,
+        labels: BatchItem = "labels",
+        attention_mask: BatchItem | None = None,
+        model: nn.Module | str | None = None,
+        baseline: bool = True,
+        every_n_epochs: int = 1,
+        dataloader_idx: int = 0,
+        prefix: str = "ntps",
+        figures: bool = True,
+        on_error: OnError = "warn",
+        accumulate_device: str | torch.device | None = None,
+        **options: Unpack[ScoreKeywords],
+    ) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
+        self.num_classes = num_classes
+        self.layers = layers
+        self.labels = labels
+        self.attention_mask = attention_mask
+        self.model = model
+        self.baseline = baseline
+        self.every_n_epochs = every_n_epochs
+        self.dataloader_idx = dataloader_idx
+        self.prefix = prefix
+        self.figures = figures
+        self.accumulate_device = None if accumulate_device is None else torch.device(accumulate_device)
+        self.options = ScoreOptions(**options)
+        self.history: list[dict[str, float]] = []
+        self.details: dict[int, NTPSDetails] = {}
+        self._before = Baseline()
+        self._guard = Guard(on_error, prefix)
+        self._monitored = MonitoredKeys(prefix)
+        self._keys: set[str] = set()
+        self._num_classes_seen = 0
+        self._trainer: Trainer | None = None
+        self._monitor: NTPSMonitor | None = None
+        self._batch: MonitoredBatch | None = None
+        self._due = False
+
+    @property
+    def baseline_details(self) -> dict[int, NTPSDetails]:
+        """The details of each layer from before the first step; empty where none were measured."""
+        return self._before.details
+
+    # When to measure
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer is not self._trainer:
+            self._trainer = trainer
+            self._before = Baseline()
+            self._num_classes_seen = 0
+            self._guard.new_run()
+            self.history = []
+            self.details = {}
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        monitor = self._new_monitor(pl_module)
+        self._keys = logged_keys(self.prefix, monitor.layers, gain=self.baseline)
+        self._monitored.check(trainer.callbacks, self._keys)  # type: ignore[attr-defined]
+        if not trainer.enable_validation:
+            rank_zero_warn(f"NTPSCallback measures `{self.prefix}` on validation epochs, and this run has none.")
+            return
+        self._check_memory(trainer, monitor)
+        untrained = not self.history and trainer.global_step == 0
+        if self.baseline and untrained and not (trainer.fast_dev_run or trainer.barebones):  # type: ignore[attr-defined]
+            self._before.extend_sanity_check(trainer)
+
+    @override
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        refuse_empty_loaders(trainer)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        measured = self._before.in_sanity_check and bool(self.history)
+        self._before.end_sanity_check(trainer)
+        refuse_empty_loaders(trainer)
+        if measured:
+            # Lightning drops what is logged in the sanity check: the loggers get it here, as the point at step 0.
+            for logger in trainer.loggers:
+                with self._guard.logging(trainer, "a logger refused the baseline"):
+                    logger.log_metrics(_logged(self.history[-1]), step=trainer.global_step)
+            self._log_figures(trainer)
+
+    @override
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+        due = not self.history or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        self._due = due or trainer.sanity_checking or trainer.state.fn == "validate"
+        self._guard.fault = ""
+        if self._due:
+            with self._guard.measuring(trainer):
+                self._monitor = self._new_monitor(pl_module)
+                if trainer.state.fn == "validate":
+                    self._check_memory(trainer, self._monitor)
+
+    @override
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        monitor = self._monitor
+        if monitor is None or dataloader_idx != self.dataloader_idx:
+            return
+        with self._guard.measuring(trainer, monitor):
+            labels = item(batch, self.labels, "labels")
+            mask = None if self.attention_mask is None else item(batch, self.attention_mask, "attention_mask")
+            own = own_samples(trainer, dataloader_idx, monitor.samples_seen, len(labels))
+            self._batch = monitor.batch(labels, input_ids=input_ids(batch), attention_mask=mask, keep=own)
+            self._batch.open()
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._batch is not None:
+            with self._guard.measuring(trainer):
+                self._batch.close()
+            self._batch = None
+
+    @override
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._due:
+            self._monitored.hold(trainer, self._keys, self._last_values)
+            return
+        sanity = trainer.sanity_checking
+        if sanity and not self._before.in_sanity_check:
+            self._look(trainer)
+            return
+        found = self._finish(trainer)
+        if found:
+            self._take(trainer, found)
+        values = from_first_rank(logged_values(self.prefix, found, self._before.score))
+        self.history.append({"step": trainer.global_step, "epoch": trainer.current_epoch, **values})
+        if not sanity:
+            self._log(trainer, pl_module, values)
+        missing = f"{self.prefix} not measured at step {trainer.global_step}: {self._guard.fault}"
+        line = summary_line(self.prefix, found, self._before.score, trainer.global_step) if found else missing
+        print_line(trainer, line)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._monitored.end_epoch(trainer)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+        self._before.end_sanity_check(trainer)
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stop()
+        self._before.end_sanity_check(trainer)
+
+    def _new_monitor(self, pl_module: LightningModule) -> NTPSMonitor:
+        """For one validation epoch: a strategy may have wrapped the model since the last."""
+        monitor = NTPSMonitor(
+            find_backbone(pl_module, self.model),
+            layers=self.layers,
+            num_classes=self.num_classes,
+            accumulate_device=self.accumulate_device,
+            **asdict(self.options),
+        )
+        monitor.expect_classes(self._num_classes_seen)
+        return monitor
+
+    def _check_memory(self, trainer: Trainer, monitor: NTPSMonitor) -> None:
+        estimate = monitor.memory(trainer.strategy.root_device)
+        if estimate is not None:
+            estimate.check()
+            rank_zero_info(f"NTPS will take {estimate}")
+
+    def _look(self, trainer: Trainer) -> None:
+        """At a few batches that no score comes of: they show whether one can be measured."""
+        if self._guard.agree() and self._monitor is not None:
+            with self._guard.measuring(trainer):
+                self._monitor.check_seen()
+        self._stop()
+
+    def _finish(self, trainer: Trainer) -> dict[int, NTPSDetails]:
+        """The details of every layer; nothing if any rank failed. Every rank comes here, whatever happened to it."""
+        found: dict[int, NTPSDetails] = {}
+        if self._guard.agree() and self._monitor is not None:
+            with self._guard.measuring(trainer):
+                found = self._monitor.compute(whole_curve=self._draws(trainer))
+                self._num_classes_seen = self._monitor.num_classes
+        self._stop()
+        return found
+
+    def _take(self, trainer: Trainer, found: dict[int, NTPSDetails]) -> None:
+        """New details, and the baseline if these are the first."""
+        before = self.details
+        self.details = found
+        untrained = trainer.global_step == 0 and (trainer.sanity_checking or trainer.state.fn == "validate")
+        if self.baseline and self._before.score is None:
+            self._before.details = found
+            if not untrained and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                rank_zero_warn(
+                    f"`{self.prefix}/gain` counts from step {trainer.global_step}: there is no score from before the"
+                    " first step"
+                )
+        if before and before[max(before)].k != self._headline.k:
+            rank_zero_warn(
+                f"`{self.prefix}` is measured with k = {self._headline.k} from step {trainer.global_step} on, it was"
+                f" {before[max(before)].k}: more classes were seen. The two do not compare; pass num_classes or k"
+            )
+
+    def _stop(self) -> None:
+        """Listen no more, whatever was under way."""
+        if self._batch is not None:
+            self._batch.abandon("the validation ended within a batch")
+        self._batch = None
+        self._monitor = None
+
+    # What to log
+
+    @property
+    def _headline(self) -> NTPSDetails:
+        return self.details[max(self.details)]
+
+    @property
+    def _last_values(self) -> dict[str, float]:
+        """Those of the latest measurement that did not fail."""
+        rows = [row for row in self.history if row[valid_key(self.prefix)]]
+        return _logged(rows[-1]) if rows else logged_values(self.prefix, {}, None)
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule, values: dict[str, float]) -> None:
+        log_values(pl_module, self.prefix, values)
+        if values[valid_key(self.prefix)]:
+            self._monitored.measured()
+            self._log_figures(trainer)
+        else:
+            self._monitored.hold(trainer, self._keys, self._last_values)
+
+    def _draws(self, trainer: Trainer) -> bool:
+        return self.figures and bool(trainer.loggers) and find_spec("matplotlib") is not None
+
+    def _log_figures(self, trainer: Trainer) -> None:
+        if not self._draws(trainer) or not self.details or not trainer.is_global_zero:
+            return
+        from ntps_lightning.figures import curve_figure, log_figure
+
+        before = self.baseline_details.get(max(self.details)) if len(self.history) > 1 else None
+        for logger in trainer.loggers:
+            with self._guard.logging(trainer, "a figure was not logged"):
+                log_figure(logger, f"{self.prefix}/curves", curve_figure(self._headline, before), trainer.global_step)
+
+    # To go on
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return self._generate_state_key(prefix=self.prefix, layers=self.layers, dataloader_idx=self.dataloader_idx)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
+            "history": self.history,
+            "baseline": self._before.state_dict(),
+            "num_classes": self._num_classes_seen,
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict.get("format") != _FORMAT:
+            rank_zero_warn(
+                "the checkpoint's scores were kept by an earlier version of NTPSCallback, under other names: the"
+                " history starts anew, without a baseline"
+            )
+            return
+        self.history = state_dict["history"]
+        self._before.load_state_dict(state_dict["baseline"])
+        self._num_classes_seen = state_dict["num_classes"]
+
+
+def _logged(row: dict[str, float]) -> dict[str, float]:
+    """What was logged, of a row of the history."""
+    return {key: value for key, value in row.items() if key not in ("step", "epoch")}

@@ -1,0 +1,87 @@
+"""What goes wrong in measuring stays here: the run goes on without the score."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from ntps_lightning.callback.logged import valid_key
+from ntps_lightning.distributed import max_over_ranks
+from ntps_lightning.errors import SetupError
+from ntps_lightning.monitor import NTPSMonitor
+
+OnError = Literal["warn", "raise"]
+
+
+class Guard:
+    """Lets a run go on where a score fails, and says so once.
+
+    Args:
+        on_error: ``"warn"``, or ``"raise"`` to stop the run instead.
+        prefix: what the score's keys start with.
+
+    Attributes:
+        fault: why the measurement under way has no score; empty while nothing went wrong.
+
+    Raises:
+        ValueError: If ``on_error`` is neither.
+
+    """
+
+    def __init__(self, on_error: OnError, prefix: str) -> None:
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f'on_error must be "warn" or "raise", got {on_error!r}')
+        self.fault = ""
+        self._on_error = on_error
+        self._prefix = prefix
+        self._warned = False
+
+    def new_run(self) -> None:
+        """What is said once may be said again."""
+        self._warned = False
+
+    @contextmanager
+    def measuring(self, trainer: Any, monitor: NTPSMonitor | None = None) -> Iterator[None]:
+        """What fails in this block costs the score of the measurement.
+
+        It is raised all the same with ``on_error="raise"``, or if it cannot work at all and nothing is lost yet.
+        """
+        try:
+            yield
+        except Exception as error:
+            early = trainer.sanity_checking or trainer.state.fn == "validate" or trainer.fast_dev_run
+            if self._on_error == "raise" or (early and isinstance(error, SetupError)):
+                raise
+            reason = str(error) or repr(error)
+            self.fault = self.fault or reason
+            if monitor is not None:
+                monitor.fail(reason)
+            self._warn_once(trainer, reason)
+
+    @contextmanager
+    def logging(self, trainer: Any, what: str) -> Iterator[None]:
+        """What fails in this block costs no more than the picture or the point that it is about."""
+        try:
+            yield
+        except Exception as error:
+            if self._on_error == "raise":
+                raise
+            self._warn_once(trainer, f"{what}: {error!r}")
+
+    def agree(self) -> bool:
+        """Whether no rank has a fault; every rank must call it."""
+        (failed,) = max_over_ranks([bool(self.fault)])
+        if failed and not self.fault:
+            self.fault = "it failed on another rank"
+        return not failed
+
+    def _warn_once(self, trainer: Any, reason: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"NTPSCallback, step {trainer.global_step}: {reason}. The run goes on; `{valid_key(self._prefix)}` = 0"
+                ' marks validations without a score. This is said once; on_error="raise" stops the run instead.',
+                stacklevel=2,
+            )

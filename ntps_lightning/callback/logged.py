@@ -1,0 +1,115 @@
+"""What a measurement is called in the logs, and how it reads in a line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ntps_lightning.functional.details import NTPSDetails
+
+# What is logged under each name, as a field of the details.
+_NUMBERS = {"score": "score", "null": "null", "lift": "lift", "captured_in_sample": "captured"}
+_OF_A_LAYER = ("score", "null", "captured_in_sample")
+_INFO = {
+    "chance": "chance",
+    "k": "k",
+    "ridge": "ridge",
+    "samples": "num_samples",
+    "samples_per_dim": "samples_per_dim",
+}
+
+# Names before 0.1, under the prefix; they had one folder.
+_RENAMED = {
+    "": "/score",
+    "/captured": "/captured_in_sample",
+    "/chance": "_info/chance",
+    "/samples_per_dim": "_info/samples_per_dim",
+    "/valid": "_info/valid",
+}
+
+
+def logged_keys(prefix: str, layers: Collection[int], *, gain: bool) -> set[str]:
+    """Every key that is logged for these layers."""
+    numbers = [*_NUMBERS, *(["gain"] if gain else [])]
+    keys = {f"{prefix}/{name}" for name in numbers} | {f"{prefix}_info/{name}" for name in (*_INFO, "valid")}
+    several = layers if len(layers) > 1 else ()
+    return keys | {layer_key(prefix, layer, name) for layer in several for name in _OF_A_LAYER}
+
+
+def valid_key(prefix: str) -> str:
+    """The key that is 1, or 0 where no score could be computed."""
+    return f"{prefix}_info/valid"
+
+
+def layer_key(prefix: str, layer: int, name: str) -> str:
+    """The key of a number of one of several layers."""
+    return f"{prefix}_layers/{layer:02d}/{name}"
+
+
+def is_ours(prefix: str, key: str) -> bool:
+    """Whether a key lies under the prefix, whether it is logged or not."""
+    return key == prefix or key.startswith(tuple(f"{prefix}{family}/" for family in ("", "_info", "_layers", "_se")))
+
+
+def renamed_key(prefix: str, key: str) -> str | None:
+    """What a key of before 0.1 is called now, if it was one that is still logged."""
+    name = key.removeprefix(prefix)
+    if name.startswith("/layer_"):
+        return f"{prefix}_layers/{name.removeprefix('/layer_')}/score"
+    return f"{prefix}{_RENAMED[name]}" if name in _RENAMED else None
+
+
+def logged_values(prefix: str, details: Mapping[int, NTPSDetails], baseline_score: float | None) -> dict[str, float]:
+    """What is logged of a measurement; without details, of one that failed."""
+    if not details:
+        return {valid_key(prefix): 0.0}
+    headline = details[max(details)]
+    values = {f"{prefix}/{name}": getattr(headline, field) for name, field in _NUMBERS.items()}
+    if baseline_score is not None:
+        values[f"{prefix}/gain"] = headline.score - baseline_score
+    values |= {f"{prefix}_info/{name}": float(getattr(headline, field)) for name, field in _INFO.items()}
+    values[valid_key(prefix)] = 1.0
+    if len(details) > 1:
+        for layer, each in details.items():
+            values |= {layer_key(prefix, layer, name): getattr(each, _NUMBERS[name]) for name in _OF_A_LAYER}
+    return values
+
+
+def summary_line(prefix: str, details: Mapping[int, NTPSDetails], baseline_score: float | None, step: int) -> str:
+    """A measurement in one line."""
+    d = details[max(details)]
+    gain = "" if baseline_score is None else f", gain {d.score - baseline_score:+.4f}"
+    return (
+        f"{prefix} score {d.score:.4f} (null {d.null:.4f}, lift {d.lift:+.4f}{gain}) | captured in-sample"
+        f" {d.captured:.4f} | k {d.k} | layer {max(details)} | n/d {d.samples_per_dim:.2g} | step {step}"
+    )
+
+
+def log_values(pl_module: Any, prefix: str, values: Mapping[str, float]) -> None:
+    """Log floats that are the same on every rank, without a collective.
+
+    Every rank logs them, so that monitors see them on every rank; ``rank_zero_only`` is what keeps Lightning from
+    reducing each of them over the ranks, or from advising to.
+    """
+    for key, value in values.items():
+        pl_module.log(
+            key,
+            value,
+            prog_bar=key == f"{prefix}/score",
+            on_epoch=True,
+            sync_dist=True,
+            reduce_fx="max",
+            rank_zero_only=True,
+        )
+
+
+def print_line(trainer: Any, line: str) -> None:
+    """Print a line once, above the progress bar if there is one."""
+    if not trainer.is_global_zero:
+        return
+    bar = trainer.progress_bar_callback
+    if bar is not None and getattr(bar, "is_enabled", True):
+        bar.print(line)
+    else:
+        logging.getLogger(type(trainer).__module__.partition(".trainer")[0]).info(line)

@@ -1,0 +1,89 @@
+"""What EarlyStopping, ModelCheckpoint and schedulers see between two measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torchmetrics.utilities import rank_zero_warn
+
+from ntps_lightning.callback.logged import is_ours, renamed_key
+
+_LOWER_IS_BETTER = ("/null", "/chance")
+# Worse than any score, but finite: EarlyStopping stops on what is not.
+_WORST = 1e9
+
+
+class MonitoredKeys:
+    """Callbacks that monitor a score which is not measured at every validation.
+
+    A monitor must find its key whenever it looks, or it stops the run. Where nothing new was measured it finds the last
+    value, and that look does not count against its patience.
+
+    Args:
+        prefix: what the score's keys start with.
+
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._held = False
+
+    def check(self, callbacks: Iterable[Any], keys: set[str]) -> None:
+        """Refuse monitors of keys that are never logged.
+
+        Raises:
+            ValueError: If there is one.
+
+        """
+        for callback in self._ours(callbacks):
+            monitor = callback.monitor
+            name = f"{type(callback).__name__}(monitor={monitor!r})"
+            if monitor not in keys:
+                raise ValueError(f"{name}: {self._why_not(monitor, keys)}")
+            if getattr(callback, "mode", None) == "min" and _higher_is_better(monitor):
+                rank_zero_warn(f'{name} has mode="min", but higher is better: did you mean mode="max"?')
+
+    def measured(self) -> None:
+        """This validation brought a new value."""
+        self._held = False
+
+    def hold(self, trainer: Any, keys: Iterable[str], last: Mapping[str, float]) -> None:
+        """This validation brought nothing new: monitors find the last values, or the worst where there are none."""
+        for key in keys:
+            worst = -_WORST if _higher_is_better(key) else _WORST
+            trainer.callback_metrics.setdefault(key, torch.tensor(last.get(key, worst)))
+        self._held = trainer.state.fn == "fit"
+        if self._held:
+            self._spare(trainer, on_train_epoch_end=False)
+
+    def end_epoch(self, trainer: Any) -> None:
+        """Before monitors look at the end of a training epoch."""
+        if self._held:
+            self._spare(trainer, on_train_epoch_end=True)
+        self._held = False
+
+    def _why_not(self, monitor: str, keys: set[str]) -> str:
+        new_name = renamed_key(self._prefix, monitor)
+        if new_name in keys:
+            return f"this key is called {new_name!r} now"
+        return f"NTPSCallback does not log it, only {sorted(keys)}"
+
+    def _spare(self, trainer: Any, *, on_train_epoch_end: bool) -> None:
+        """One look, which finds no improvement, less to be patient for: the count stays as it was."""
+        for callback in self._ours(trainer.callbacks):
+            looks_then = getattr(callback, "_check_on_train_epoch_end", False) == on_train_epoch_end
+            if looks_then and hasattr(callback, "wait_count"):
+                callback.wait_count -= 1
+
+    def _ours(self, callbacks: Iterable[Any]) -> Iterator[Any]:
+        """Those that monitor a key under the prefix."""
+        for callback in callbacks:
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(monitor, str) and is_ours(self._prefix, monitor):
+                yield callback
+
+
+def _higher_is_better(key: str) -> bool:
+    return not key.endswith(_LOWER_IS_BETTER)

@@ -1,0 +1,1 @@
+"""Hidden states out of somebody else's forward pass."""

@@ -1,0 +1,6 @@
+"""Pictures, and how loggers take them; matplotlib is needed here alone."""
+
+from ntps_lightning.figures.curves import curve_figure
+from ntps_lightning.figures.loggers import log_figure
+
+__all__ = ["curve_figure", "log_figure"]

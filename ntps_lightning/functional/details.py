@@ -1,0 +1,75 @@
+"""What a measurement says: the score, and what is needed to read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+_FEW_SAMPLES_PER_DIM = 20
+
+
+@dataclass(frozen=True)
+class NTPSDetails:
+    r"""The score and everything that the same moments say about it. Curves are ``(m,)`` float64, at k = 1..m: m is the
+    rank of the prefix covariance, d with enough samples, or ``k`` where the whole curve was not asked for.
+
+    Args:
+        score: NTPS at ``k``, in [0, 1], higher is better.
+        captured: share of what a linear probe reads that lies in the leading ``k`` autoregressive directions:
+            the same overlap in the inner product of the perception covariance, in [0, 1].
+        null: what shuffled labels would score at ``k``, expected; the level to compare ``score`` with.
+        lift: ``(score - null) / (1 - null)``, 0 where the null is 1.
+        captured_null: what shuffled labels would capture at ``k``, expected.
+        chance: ``k / d``, what a random autoregressive subspace would score.
+        k: number of autoregressive directions that were used.
+        ridge: what was added to the perception covariance, relative to tr(B)/d.
+        rank: number r of perception directions that the labels have; ``min(k, r)`` were used.
+        curve: the score at every k.
+        captured_curve: ``captured`` at every k.
+        null_curve: ``null`` at every k.
+        captured_null_curve: ``captured_null`` at every k.
+        probe_mse: in-sample mean squared error of the ridge probe on the pooled states, averaged over outputs.
+        probe_r2: its coefficient of determination, in-sample: too high where ``samples_per_dim`` is small.
+        excess_loss: squared error, summed over outputs and with the ridge penalty, that the best probe confined to
+            the autoregressive subspace has over the best one: ``(1 - captured)`` times what the probe explains.
+        excess_loss_bounds: the bounds that NTPS puts on it (arXiv 2505.17169), lower and upper; with a ridge a
+            little wider, from bounds on the extreme eigenvalues of B + ridge.
+        num_samples: number of samples n.
+        samples_per_dim: n / d. Below about 20 the score is biased towards ``null``.
+        subspace_error: estimated sine of the largest angle between the autoregressive subspace that was used and the
+            exact one, in whitened coordinates: 0 where the solver was exact, at most 1e-8 where it was iterative.
+
+    """
+
+    score: float
+    captured: float
+    null: float
+    lift: float
+    captured_null: float
+    chance: float
+    k: int
+    ridge: float
+    rank: int
+    curve: Tensor
+    captured_curve: Tensor
+    null_curve: Tensor
+    captured_null_curve: Tensor
+    probe_mse: float
+    probe_r2: float
+    excess_loss: float
+    excess_loss_bounds: tuple[float, float]
+    num_samples: int
+    samples_per_dim: float
+    subspace_error: float = 0.0
+
+
+def few_samples_warning(details: NTPSDetails) -> str | None:
+    """What to tell a user whose n/d is too low for the score to stand alone."""
+    if details.samples_per_dim >= _FEW_SAMPLES_PER_DIM:
+        return None
+    return (
+        f"NTPS from {details.num_samples} samples is {details.samples_per_dim:.2g} per hidden dimension; below about"
+        f" {_FEW_SAMPLES_PER_DIM} it is biased towards its null. Read it beside `null` and `lift`, and compare only"
+        " scores from the same number of samples."
+    )

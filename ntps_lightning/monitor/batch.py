@@ -1,0 +1,180 @@
+"""One labelled batch: which of the model's calls is its own, and what that call's hidden states are added to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import TracebackType
+
+from torch import Tensor
+from torchmetrics.utilities import rank_zero_warn
+
+from ntps_lightning.capture.backbone import Backbone, adapters_disabled
+from ntps_lightning.capture.forward_inputs import ForwardInputs
+from ntps_lightning.capture.hooks import LayerHooks
+from ntps_lightning.capture.packing import PackedSequences, sequence_ids
+from ntps_lightning.errors import SetupError
+from ntps_lightning.functional.packed_batch import PackedBatch, pack_batch
+from ntps_lightning.monitor.measurement import Measurement
+
+
+class MonitoredBatch:
+    """Listens to the model from :meth:`open` to :meth:`close`, or inside a ``with`` block, and takes one call.
+
+    Nothing is raised inside the model's own forward pass: what goes wrong there, :meth:`close` tells.
+
+    Args:
+        backbone: the decoder to listen to.
+        measurement: what hidden states are added to.
+        labels: ``(N,)`` class indices, or ``(N,)`` / ``(N, C)`` floating targets.
+        attention_mask: ``(N, T)``, or ``None`` to take the one that the model is called with.
+        input_ids: tensors one of which the call must carry as its ids, where they have the same shape.
+        keep: ``(N,)`` bool, false at samples to leave out; ``None`` keeps all.
+
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        measurement: Measurement,
+        labels: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        input_ids: Sequence[Tensor] = (),
+        keep: Tensor | None = None,
+    ) -> None:
+        self._backbone = backbone
+        self._measurement = measurement
+        self._size = len(labels)
+        self._keep = keep
+        self._labels = labels if keep is None else labels[keep.to(labels.device)]
+        self._attention_mask = attention_mask
+        self._input_ids = input_ids
+        self._hooks = LayerHooks(backbone, measurement.layers, self._receive, self._accept, self._note)
+        self._accepted = False
+        self._refusals: list[str] = []
+        self._error: Exception | None = None
+        self._mask: Tensor | None = None
+        self._sequences: PackedSequences | None = None
+        self._packed: PackedBatch | None = None
+        self._unfit: dict[int, Tensor] = {}
+
+    def open(self) -> None:
+        """Expect the model's call."""
+        self._hooks.install()
+
+    def close(self) -> None:
+        """The call was made.
+
+        Raises:
+            SetupError: If none of the model's calls was the batch's own, or it was made in a way that is not supported.
+            ValueError: If what was captured cannot be scored.
+
+        """
+        self._hooks.remove()
+        try:
+            self._finish()
+        except Exception as error:
+            self._measurement.fail(str(error) or repr(error))
+            raise
+
+    def abandon(self, reason: str) -> None:
+        """The call was not completed: what was added of it cannot be taken back, so that nothing can be scored."""
+        self._hooks.remove()
+        self._measurement.fail(reason)
+
+    def __enter__(self) -> MonitoredBatch:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.abandon(f"a forward pass was interrupted by {error!r}")
+
+    def _finish(self) -> None:
+        self._measurement.count(self._size, len(self._labels))
+        if self._measurement.fault:
+            return
+        if self._error is not None:
+            raise self._error
+        if not self._accepted:
+            name = type(self._backbone.decoder).__name__
+            seen = "; ".join(dict.fromkeys(self._refusals)) or "it was not called (is another model used?)"
+            raise SetupError(
+                f"no forward pass of {name} over the batch of {self._size} labels was seen: {seen}. Pass the"
+                " model that is called with `model=`, or where the batch holds one label per sequence with `labels=`"
+            )
+        for layer, hidden_states in self._unfit.items():
+            self._measurement.make_fit(layer, hidden_states)
+            self._measurement.add(layer, hidden_states, self._labels, self._pack(hidden_states))
+
+    def _note(self, error: Exception) -> None:
+        self._error = self._error or error
+
+    def _accept(self, inputs: ForwardInputs) -> bool:
+        if self._accepted or self._error is not None:
+            return False
+        if self._attention_mask is not None:
+            inputs = replace(inputs, attention_mask=self._attention_mask)
+        ids = sequence_ids(inputs)
+        sequences = None if ids is None else PackedSequences(ids)
+        refusal = self._why_not(inputs, sequences)
+        if refusal:
+            self._refusals.append(refusal)
+            return False
+        mask = inputs.padding_mask() if sequences is None else sequences.mask
+        if self._measurement.samples_seen == 0 and sequences is None:
+            self._warn_of_padding(inputs)
+        self._mask = mask if mask is None or self._keep is None else mask[self._keep.to(mask.device)]
+        self._sequences = sequences
+        self._accepted = True
+        return True
+
+    def _why_not(self, inputs: ForwardInputs, sequences: PackedSequences | None) -> str | None:
+        if inputs.cached:
+            return "a call with past_key_values, as generate() makes, was left out"
+        rows = inputs.shape[0]
+        count = rows if sequences is None else len(sequences)
+        if count != self._size:
+            packed = f", packed into {rows}," if sequences is not None else ""
+            hint = " (packed? their boundaries must be given, as restarting position_ids or cu_seq_lens)"
+            return f"a call over {count} sequences{packed} was left out{hint if rows < self._size else ''}"
+        if adapters_disabled(self._backbone):
+            return "a call with the adapters disabled was left out"
+        ids = inputs.input_ids
+        if ids is not None:
+            own = [t.to(ids.device) for t in self._input_ids if t.shape == ids.shape]
+            if own and not any(t.equal(ids) for t in own):
+                return "a call with other input_ids than the batch's was left out"
+        return None
+
+    def _warn_of_padding(self, inputs: ForwardInputs) -> None:
+        if inputs.has_unmasked_padding(self._backbone.pad_token_id):
+            rank_zero_warn(
+                "the model is called without an attention_mask, and rows of its input_ids begin or end in pad tokens:"
+                " they count as text in the score. Pass the mask to the model, or give `attention_mask=`"
+            )
+
+    def _receive(self, layer: int, hidden_states: Tensor, inputs: ForwardInputs) -> None:
+        # A rank that has failed still listens: those that share a model must gather its states together.
+        if self._measurement.fault or self._error is not None or not len(self._labels):
+            return
+        if self._sequences is not None:
+            hidden_states = self._sequences.rows(hidden_states)
+        if self._keep is not None:
+            hidden_states = hidden_states[self._keep.to(hidden_states.device)]
+        if self._measurement.fits(layer, hidden_states):
+            self._measurement.add(layer, hidden_states, self._labels, self._pack(hidden_states))
+        else:
+            self._unfit[layer] = hidden_states
+
+    def _pack(self, hidden_states: Tensor) -> PackedBatch:
+        """Where the valid tokens stand, worked out once for all layers."""
+        if self._packed is None:
+            shape = (hidden_states.shape[0], hidden_states.shape[1])
+            self._packed = pack_batch(self._mask, shape, hidden_states.device)
+        return self._packed

@@ -1,0 +1,185 @@
+"""What the batches of a measurement add up to: one metric a layer, and how ranks come to the same details."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ntps_lightning.capture.backbone import Backbone
+from ntps_lightning.distributed import gather, max_over_ranks, rank_and_world_size
+from ntps_lightning.errors import SetupError
+from ntps_lightning.functional.details import NTPSDetails
+from ntps_lightning.functional.options import ScoreOptions
+from ntps_lightning.functional.packed_batch import PackedBatch
+from ntps_lightning.memory import MemoryEstimate
+from ntps_lightning.metric import NextTokenPerceptionScore
+from ntps_lightning.monitor.labels import LabelKind
+
+_ELSEWHERE = "it failed on another rank"
+
+
+class Measurement:
+    """Sums over the samples of some layers.
+
+    Args:
+        layers: indices as :meth:`Backbone.resolve` returns them.
+        labels: what the labels are, as far as is known.
+        options: of the score.
+        accumulate_device: where the sums are kept; ``None`` is with the hidden states.
+
+    Attributes:
+        samples_seen: samples of the batches so far, whether they have a label or not.
+        fault: why this cannot be scored any more; empty while it can.
+
+    """
+
+    def __init__(
+        self, layers: list[int], labels: LabelKind, options: ScoreOptions, accumulate_device: torch.device | None
+    ) -> None:
+        self.layers = layers
+        self.samples_seen = 0
+        self.fault = ""
+        self._labelled = 0
+        self._labels = labels
+        self._options = options
+        self._accumulate_device = accumulate_device
+        self._metrics: dict[int, NextTokenPerceptionScore] = {}
+
+    def make_room(self, backbone: Backbone) -> None:
+        """Before a forward pass: a metric for every layer whose hidden size the model declares, and for every class.
+
+        Raises:
+            SetupError: If there is no memory for them.
+
+        """
+        if self.fault:
+            return
+        if not self._metrics and backbone.hidden_size is not None:
+            self._check_memory(backbone.hidden_size, backbone.device_of(self.layers[-1]))
+            for layer in self.layers:
+                self._add_metric(layer, backbone.hidden_size, backbone.device_of(layer))
+        if not self._labels.num_outputs:
+            for metric in self._metrics.values():
+                metric.grow(self._labels.num_classes)
+
+    def fits(self, layer: int, hidden_states: Tensor) -> bool:
+        """Whether there is a metric for these hidden states; once it holds sums, refusing others is its own affair."""
+        metric = self._metrics.get(layer)
+        if metric is None:
+            return False
+        device = self._accumulate_device or hidden_states.device
+        return metric.update_called or (metric.hidden_size == hidden_states.shape[-1] and metric.device == device)
+
+    def make_fit(self, layer: int, hidden_states: Tensor) -> None:
+        """After a forward pass: a metric for a layer whose hidden size or device only the pass has told.
+
+        Raises:
+            SetupError: If there is no memory for it and its like.
+
+        """
+        if not self._metrics:
+            self._check_memory(hidden_states.shape[-1], hidden_states.device)
+        self._add_metric(layer, hidden_states.shape[-1], hidden_states.device)
+
+    def add(self, layer: int, hidden_states: Tensor, labels: Tensor, packed: PackedBatch) -> None:
+        """Add the hidden states of a batch; for shapes see :class:`NextTokenPerceptionScore`."""
+        self._metrics[layer].update(hidden_states, labels, packed)
+
+    def count(self, seen: int, labelled: int) -> None:
+        """Count the samples of a batch that is complete."""
+        self.samples_seen += seen
+        self._labelled += labelled
+
+    def fail(self, reason: str) -> None:
+        """Nothing that follows can be scored; the sums are let go. The first reason stays."""
+        self.fault = self.fault or reason
+        self._metrics.clear()
+
+    def check_seen(self) -> None:
+        """Compare with the other ranks; every rank must call it.
+
+        Raises:
+            SetupError: On every rank, if none had a batch.
+            ValueError: On every rank, if one has failed.
+
+        """
+        self._compare()
+
+    def details(self, *, whole_curve: bool) -> dict[int, NTPSDetails]:
+        """The details of every layer, over all ranks, which share out the layers; every rank must call it, once.
+
+        Args:
+            whole_curve: curves over every k for the highest layer; those of others end at the k of the score.
+
+        Raises:
+            SetupError: On every rank, if none had a batch.
+            ValueError: On every rank, if one has failed, no sample has a label or a layer cannot be scored.
+
+        """
+        labelled, hidden_sizes = self._compare()
+        if not labelled:
+            raise ValueError("no sample of the validation set has a label, they are all -100")
+        self._give_one_shape(hidden_sizes)
+        rank, world_size = rank_and_world_size()
+        for i, layer in enumerate(self.layers):
+            if world_size > 1:
+                self._metrics[layer].reduce_(i % world_size)
+            if i % world_size != rank:
+                del self._metrics[layer]
+        parts = gather(self._solve_own(whole_curve))
+        found = {layer: details for part in parts for layer, details in part.items()}
+        for details in found.values():
+            if isinstance(details, str):
+                raise ValueError(details)
+        return {layer: found[layer] for layer in self.layers}
+
+    def _solve_own(self, whole_curve: bool) -> dict[int, Any]:
+        """What the layers that are left to this rank score, or why they do not: the other ranks wait for either."""
+        found: dict[int, NTPSDetails | str] = {}
+        for layer, metric in self._metrics.items():
+            try:
+                found[layer] = metric.details(whole_curve=whole_curve and layer == max(self.layers), sync=False)
+            except Exception as error:
+                found[layer] = str(error) or repr(error)
+        return found
+
+    def _compare(self) -> tuple[int, list[int]]:
+        """Labelled samples and hidden sizes of the layers, as the rank with the most has them; classes likewise."""
+        sizes = [self._metrics[layer].hidden_size if layer in self._metrics else 0 for layer in self.layers]
+        kind = self._labels
+        known = [bool(self.fault), self.samples_seen, self._labelled, kind.num_classes, kind.num_outputs, *sizes]
+        failed, seen, labelled, kind.num_classes, kind.num_outputs, *sizes = max_over_ranks(known)
+        if failed:
+            raise ValueError(self.fault or _ELSEWHERE)
+        if not seen:
+            raise SetupError("no batch was seen: is the data set empty, or another dataloader meant?")
+        return labelled, sizes
+
+    def _give_one_shape(self, hidden_sizes: list[int]) -> None:
+        """Ranks may have seen fewer classes than others, or no batch at all."""
+        try:
+            for layer, hidden_size in zip(self.layers, hidden_sizes, strict=True):
+                if layer not in self._metrics:
+                    self._add_metric(layer, hidden_size, torch.device("cpu"))
+                if not self._labels.num_outputs:
+                    self._metrics[layer].grow(self._labels.num_classes)
+        except Exception as error:
+            self.fail(str(error) or repr(error))
+        if any(max_over_ranks([bool(self.fault)])):
+            raise ValueError(self.fault or _ELSEWHERE)
+
+    def _add_metric(self, layer: int, hidden_size: int, device: torch.device) -> None:
+        outputs = self._labels.num_outputs
+        metric = NextTokenPerceptionScore(
+            hidden_size,
+            None if outputs else self._labels.num_classes,
+            num_outputs=outputs or None,
+            **asdict(self._options),
+        )
+        self._metrics[layer] = metric.to(self._accumulate_device or device)
+
+    def _check_memory(self, hidden_size: int, device: torch.device) -> None:
+        MemoryEstimate(len(self.layers), hidden_size, self._labels.width, self._accumulate_device or device).check()

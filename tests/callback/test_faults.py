@@ -1,0 +1,300 @@
+"""Bad days: the run goes on, or stops with one clear error before it has cost anything."""
+
+from __future__ import annotations
+
+import errno
+import math
+import shutil
+import warnings
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
+
+from ntps_lightning import NTPSCallback
+from ntps_lightning.memory import scratch_bytes, state_bytes
+from tests.support.models import (
+    CLASSES,
+    HIDDEN,
+    LAYERS,
+    LoraModule,
+    Padding,
+    Recording,
+    Seen,
+    loader,
+    make_trainer,
+    samples,
+)
+
+
+def fault(row: str, note: str = "warned of once, `ntps_info/valid` = 0, the run goes on") -> Any:
+    return pytest.mark.compatibility("Faults", row, note)
+
+
+class Poisoned(LoraModule):
+    """Its hidden states hold a bad value in the validations that are named (0: the sanity check)."""
+
+    def __init__(self, value: float, when: set[int]) -> None:
+        super().__init__()
+        self.value, self.when, self.validations = value, when, -1
+
+    def on_validation_epoch_start(self):
+        self.validations += 1
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        embedding = self.model.get_input_embeddings()
+        bad = self.validations in self.when and batch_idx == 1
+        handle = embedding.register_forward_hook(lambda m, a, out: out + (self.value if bad else 0.0))
+        self.model(**batch)
+        handle.remove()
+
+
+def fit(tmp_path, module, callback, *others, data=None, **options):
+    trainer = make_trainer(tmp_path, callbacks=[callback, *others], **options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(module, loader(), data if data is not None else loader(60, seed=1))
+    messages = [str(w.message) for w in caught if "NTPSCallback, step" in str(w.message)]
+    return trainer, messages
+
+
+@pytest.mark.parametrize(
+    "value", [pytest.param(v, marks=fault(f"{v} in the hidden states")) for v in (math.nan, math.inf)]
+)
+def test_a_bad_value_costs_one_score_and_nothing_else(tmp_path, value):
+    callback, seen = NTPSCallback(), Seen()
+    stopping = EarlyStopping("ntps/score", mode="max", patience=2, min_delta=1.0)  # nothing is ever an improvement
+    checkpoint = ModelCheckpoint(tmp_path / "best", monitor="ntps/score", mode="max")
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    trainer, messages = fit(
+        tmp_path, Poisoned(value, {2, 3}), callback, seen, stopping, checkpoint,
+        logger=logger, max_epochs=9, enable_checkpointing=True,
+    )  # fmt: skip
+    assert [row["ntps_info/valid"] for row in callback.history] == [1, 1, 0, 0, 1, 1]
+    assert (len(messages), "NaN or Inf at valid tokens" in messages[0]) == (1, True)
+    # Epochs 1 and 2 have no score: they cost no patience, which the two after them use up.
+    assert trainer.current_epoch == 5
+    assert stopping.wait_count == 2
+    first = callback.history[1]["ntps/score"]
+    assert [row["ntps/score"] for row in seen.epochs] == pytest.approx(
+        [first, first, first, *(row["ntps/score"] for row in callback.history[4:])], rel=1e-5
+    )
+    assert [row["ntps_info/valid"] for row in seen.epochs] == [1, 0, 0, 1, 1]
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert len(events.Scalars("ntps/score")) == 4, "the loggers get no value twice"
+    assert [point.value for point in events.Scalars("ntps_info/valid")] == [1, 1, 0, 0, 1, 1]
+
+
+@fault("no baseline (NaN before the first step)", "`ntps/gain` counts from the first score, with a warning")
+def test_monitors_live_without_a_baseline(tmp_path):
+    callback, seen = NTPSCallback(), Seen()
+    stopping = EarlyStopping("ntps/gain", mode="max", patience=1)
+    with pytest.warns(UserWarning, match="`ntps/gain` counts from step 12"):
+        make_trainer(tmp_path, callbacks=[callback, stopping, seen], max_epochs=3).fit(
+            Poisoned(math.nan, {0, 1}), loader(), loader(60, seed=1)
+        )
+    assert [row["ntps_info/valid"] for row in callback.history] == [0, 0, 1, 1]
+    assert seen.epochs[0]["ntps/score"] == seen.epochs[0]["ntps/gain"] == -1e9, "worse than any score"
+    assert seen.epochs[1]["ntps/gain"] == 0
+
+
+@fault("`on_error='raise'`", "the fault stops the run at the end of its batch")
+def test_raising_for_those_who_want_it(tmp_path):
+    module = Poisoned(math.nan, {1})
+    trainer = make_trainer(tmp_path, callbacks=[NTPSCallback(on_error="raise")])
+    with pytest.raises(ValueError, match="NaN or Inf at valid tokens of samples"):
+        trainer.fit(module, loader(), loader(60, seed=1))
+    assert trainer.global_step == 6
+    with pytest.raises(ValueError, match="on_error must be"):
+        NTPSCallback(on_error="ignore")
+
+
+def relabelled(label, n=60):
+    def collate(rows):
+        batch = Padding()(rows)
+        return batch | {"labels": label(batch["labels"])}
+
+    return DataLoader(samples(n, 1), batch_size=16, collate_fn=collate)
+
+
+class Unlabelled(LoraModule):
+    """Computes no loss, so that any labels do."""
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        pytest.param(torch.zeros_like, "a single class", marks=fault("one class only")),
+        pytest.param(lambda y: y * 0 - 100, "they are all -100", marks=fault("every label is -100")),
+        pytest.param(lambda y: y / 0.0 * 0, "targets hold NaN", marks=fault("NaN in the regression targets")),
+    ],
+)
+def test_labels_that_cannot_be_scored(tmp_path, label, message):
+    callback = NTPSCallback()
+    trainer, messages = fit(tmp_path, Unlabelled(), callback, data=relabelled(label))
+    assert trainer.current_epoch == 3
+    assert [row["ntps_info/valid"] for row in callback.history] == [0] * 4
+    assert (len(messages), message in messages[0]) == (1, True), messages
+
+
+@pytest.mark.parametrize(
+    ("label", "message", "classes"),
+    [
+        (lambda y: y - 1, r"in \[0, C\), or -100 for none, got values from -1 to 1", None),
+        (lambda y: y, r"in \[0, 2\), or -100 for none, got values from 0 to 2", 2),
+    ],
+)
+@fault("labels out of range", "refused at the start")
+def test_labels_out_of_range(tmp_path, label, message, classes):
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, Unlabelled(), NTPSCallback(classes), data=relabelled(label))
+
+
+@fault("labels are words", "refused at the start")
+def test_labels_that_are_no_numbers(tmp_path):
+    callback = NTPSCallback(labels=lambda batch: ["sport"] * len(batch["labels"]))
+    with pytest.raises(ValueError, match="are a list that makes no tensor"):
+        fit(tmp_path, LoraModule(), callback)
+
+
+@fault("some labels are -100", "those samples are left out, as PyTorch's losses do; the definition, 1e-5")
+def test_samples_without_a_label_are_left_out(tmp_path):
+    class Some(Recording):
+        def record(self, output, batch):
+            super().record(output, batch)
+            self.epochs[-1] = [sample for sample in self.epochs[-1] if sample[1] >= 0]
+
+    module, callback = Some(), NTPSCallback()
+    every_third = lambda y: torch.where(torch.arange(len(y)) % 3 == 0, -100, y)  # noqa: E731
+    fit(tmp_path, module, callback, data=relabelled(every_third), max_epochs=1)
+    assert callback.history[1]["ntps/score"] == pytest.approx(module.score(1), rel=1e-5)
+    assert callback.history[1]["ntps_info/samples_per_dim"] == len(module.epochs[1]) / HIDDEN < 60 / HIDDEN
+
+
+@fault("fewer samples than classes", "scored, and flagged by `ntps_info/samples_per_dim` and a warning")
+def test_fewer_samples_than_classes(tmp_path):
+    callback = NTPSCallback(num_classes=40)
+    with pytest.warns(UserWarning, match="NTPS from 12 samples"):
+        make_trainer(tmp_path, callbacks=[callback], max_epochs=1).fit(LoraModule(), loader(), loader(12, seed=1))
+    row = callback.history[-1]
+    assert row["ntps_info/valid"] == 1
+    assert 0 <= row["ntps/score"] <= 1
+    assert callback.details[LAYERS].rank <= 11
+
+
+@fault("a sample without tokens")
+def test_a_sample_without_tokens(tmp_path):
+    def collate(rows):
+        batch = Padding()(rows)
+        batch["attention_mask"][0] = 0
+        return batch
+
+    callback = NTPSCallback()
+    data = DataLoader(samples(60, 1), batch_size=16, collate_fn=collate)
+    trainer, messages = fit(tmp_path, Unlabelled(), callback, data=data, max_epochs=1)
+    assert trainer.current_epoch == 1
+    assert (len(messages), "samples [0] of the batch have no valid token" in messages[0]) == (1, True)
+
+
+class Growing(DataLoader):
+    """Its third class is first seen in the second epoch."""
+
+    def __iter__(self):
+        self.epoch = getattr(self, "epoch", -1) + 1
+        for batch in super().__iter__():
+            yield batch | {"labels": batch["labels"].clamp(max=1 if self.epoch < 2 else 2)}
+
+
+@fault("more classes later than at first", "scored; a warning where the default k grows with them")
+def test_more_classes_later(tmp_path):
+    callback = NTPSCallback()
+    data = Growing(samples(60, 1), batch_size=16, collate_fn=Padding())
+    with pytest.warns(UserWarning, match="with k = 3 from step 12 on, it was 2: more classes were seen"):
+        make_trainer(tmp_path, callbacks=[callback]).fit(LoraModule(), loader(), data)
+    assert [row["ntps_info/valid"] for row in callback.history] == [1] * 4
+    assert callback.details[LAYERS].k == CLASSES
+
+
+class FullDisk(TensorBoardLogger):
+    """Refuses the baseline, which the callback itself hands to the logger."""
+
+    def log_metrics(self, metrics, step=None):
+        if step == 0 and "ntps/score" in metrics:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().log_metrics(metrics, step)
+
+
+@fault("a logger that raises when it gets the baseline", "warned of once; the scores are measured all the same")
+def test_a_logger_that_raises(tmp_path):
+    callback = NTPSCallback()
+    trainer, messages = fit(tmp_path, LoraModule(), callback, logger=FullDisk(tmp_path))
+    assert trainer.current_epoch == 3
+    assert [row["ntps_info/valid"] for row in callback.history] == [1] * 4
+    assert (len(messages), "No space left" in messages[0]) == (1, True)
+
+
+@fault("a disk almost full for the logger", "no figures, warned of once; the scores are logged all the same")
+def test_an_almost_full_disk(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    callback = NTPSCallback()
+    _, messages = fit(tmp_path, LoraModule(), callback, logger=TensorBoardLogger(tmp_path, name="", version=""))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Tags()["images"] == []
+    assert len(events.Scalars("ntps/score")) == 4
+    assert (len(messages), "1 MiB are free" in messages[0]) == (1, True)
+
+
+@fault("no forward pass late in the run")
+def test_what_stops_working_late_does_not_kill_the_run(tmp_path):
+    class Deaf(LoraModule):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            if self.trainer.global_step < 12:
+                super().validation_step(batch, batch_idx)
+
+    callback = NTPSCallback()
+    trainer, messages = fit(tmp_path, Deaf(), callback)
+    assert trainer.current_epoch == 3
+    assert [row["ntps_info/valid"] for row in callback.history] == [1, 1, 0, 0]
+    assert (len(messages), "was not called" in messages[0]) == (1, True)
+
+
+@fault("the hidden size changes in the run")
+def test_an_error_inside_the_forward_pass_is_not_raised_there(tmp_path):
+    class Wider(LoraModule):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            if batch_idx == 2 and not self.trainer.sanity_checking:
+                norm = self.model.base_model.model.model.norm
+                handle = norm.register_forward_hook(lambda m, a, out: torch.cat([out, out], -1))
+                self.model.base_model.model.model(input_ids=batch["input_ids"])
+                handle.remove()
+            else:
+                super().validation_step(batch, batch_idx)
+
+    callback = NTPSCallback()
+    _, messages = fit(tmp_path, Wider(), callback, max_epochs=1)
+    assert [row["ntps_info/valid"] for row in callback.history] == [1, 0]
+    assert "hidden_states have size d = 32, expected 16" in messages[0]
+
+
+@fault("no memory for the sums", "refused at the start, with the figure and how many layers fit")
+def test_memory_is_stated_and_refused_before_it_is_taken(tmp_path, monkeypatch):
+    need = state_bytes(LAYERS + 1, HIDDEN, CLASSES)
+    free = psutil.virtual_memory()._replace(available=need * 2 // 3 + scratch_bytes(HIDDEN))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    trainer = make_trainer(tmp_path, callbacks=[NTPSCallback(CLASSES, layers="all")])
+    message = r"NTPS needs 0.0 MiB on cpu: 3 layers x .* x 8 bytes at d = 16, C = 3, and 16.8 MiB of scratch memory"
+    message += r", and only 16.8 MiB are free; name at most 1 layers with `layers=`, or keep the sums elsewhere"
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(LoraModule(), loader(), loader(60, seed=1))
+    assert trainer.global_step == 0

@@ -1,0 +1,56 @@
+"""The example on a tiny model and a file of one's own: a real process, a real event file."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import LlamaModel, PreTrainedTokenizerFast
+
+from ntps_lightning.callback.logged import logged_keys
+from tests.support import ROOT
+from tests.support.models import tiny_config
+
+EXAMPLE = ROOT / "examples" / "finetune_lora.py"
+SUBJECTS = {"sport": "the team won the match and the coach cheered", "money": "the bank raised its rate as shares fell"}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A two-layer random Llama with a BPE tokenizer, and a csv of labelled text."""
+    texts = [(f"{text} {i % 7} {text}", label) for i in range(40) for label, text in SUBJECTS.items()]
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=["<unk>", "<pad>"])
+    bpe.train_from_iterator((text for text, _ in texts), trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", unk_token="<unk>")
+    tokenizer.save_pretrained(tmp_path / "model")
+    LlamaModel(tiny_config(vocab_size=100, pad_token_id=1)).save_pretrained(tmp_path / "model")
+    with (tmp_path / "texts.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("body", "topic"), *texts])
+    return tmp_path
+
+
+def test_example_on_a_local_model_and_a_csv_file(files):
+    arguments = ["--model", str(files / "model"), "--dataset", str(files / "texts.csv"), "--logs", str(files / "logs")]
+    arguments += ["--text-column", "body", "--label-column", "topic", "--epochs", "2", "--train-samples", "32"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(files / "cache")}
+    command = [sys.executable, str(EXAMPLE), *arguments]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    table = run.stdout.splitlines()
+    (head,) = (i for i, line in enumerate(table) if line.split()[:1] == ["epoch"])
+    columns = ["epoch", "train_loss", "val_accuracy", "score", "null", "lift", "gain", "captured_in_sample"]
+    assert table[head].split() == columns
+    assert [line.split()[0] for line in table[head + 1 : head + 4]] == ["before", "0", "1"]
+    (event_file,) = (files / "logs").rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(event_file))
+    events.Reload()
+    for key in logged_keys("ntps", [1], gain=True):
+        assert len(events.Scalars(key)) == 3, key
+    assert "ntps/curves" in events.Tags()["images"]

@@ -1,0 +1,102 @@
+"""Writes COMPATIBILITY.md from the outcomes of the tests that ran; a pytest plugin.
+
+A test says what it shows with ``@pytest.mark.compatibility(section, row, note_or_column)``: in the section "Models" the
+third is a column of the table, elsewhere what is checked. ``make compatibility`` runs those tests and writes the file.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+import pytest
+import torch
+
+from tests.support import ROOT
+
+FILE = ROOT / "COMPATIBILITY.md"
+SECTIONS = {
+    "Models": "Every layer equals `output_hidden_states=True` to the bit. Empty cells: no such model.",
+    "Plain PyTorch": "A module that returns `(N, T, d)` hidden states, with its layers in one `nn.ModuleList`.",
+    "Not supported": "One error at the start, which names the reason and the way out.",
+    "Passes": "What a `validation_step` may do.",
+    "Strategies": "Two processes on CPU (gloo). Every rank logs the same bits, and the score of one process.",
+    "Precision": "The score against the float64 definition.",
+    "Lifecycle": "What a Trainer may do.",
+    "Faults": "The run goes on, or stops with one clear error before it has cost anything.",
+}
+_MARKS = {"passed": "✓", "failed": "✗", "skipped": "not run"}
+
+
+NO_GPU = """\
+- A GPU was not at hand: CUDA, TF32, `16-mixed` and NCCL are unproven. `CUDA_VISIBLE_DEVICES=0 make compatibility` tries
+  the precisions on one.
+"""
+NOT_TRIED = """\
+- DeepSpeed: Lightning runs it on CUDA GPUs alone ("The DeepSpeed strategy is only supported on CUDA GPUs but
+  `CPUAccelerator` is used").
+- Apple's MPS has no float64, which the sums need.
+- Resuming from a checkpoint that was saved inside an epoch: Lightning starts a plain DataLoader at its first batch
+  again, and skips the validation of an epoch whose last step the checkpoint was saved at: the history lacks it.
+- A disk that is full: TensorBoard's writer raises at the next thing that anybody logs, and Lightning stops the run,
+  with or without the callback.
+- FSDP was tried with sharded checkpoints: on a CPU, PyTorch crashes on a full state dict, with or without the callback.
+"""
+
+
+class Table:
+    """Collects outcomes while tests run."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[tuple[str, str, str], str] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item, call):
+        report = yield
+        if report.when == "call" or not report.passed:
+            for mark in item.iter_markers("compatibility"):
+                key = mark.args if len(mark.args) == 3 else (*mark.args, "")
+                outcome = _MARKS[report.outcome]
+                if report.skipped and isinstance(report.longrepr, tuple):
+                    outcome = f"not run: {report.longrepr[2].removeprefix('Skipped: ')}"
+                if self.outcomes.get(key) in (None, "✓"):
+                    self.outcomes[key] = outcome
+        return report
+
+    def pytest_sessionfinish(self, session):
+        if session.exitstatus in (0, 1):
+            FILE.write_text(self.render())
+
+    def render(self) -> str:
+        survived = sum(outcome == "✓" for outcome in self.outcomes.values())
+        packages = ["torch", "lightning", "transformers", "peft", "torchmetrics"]
+        versions = ", ".join(f"{name} {version(name)}" for name in packages)
+        lines = [
+            "# Compatibility",
+            "",
+            f"Written by `make compatibility` from the tests that ran: {survived} of {len(self.outcomes)} passed, with"
+            f" {versions}, Python {'.'.join(platform.python_version_tuple()[:2])}, {_device()}.",
+        ]
+        for section, text in SECTIONS.items():
+            cases = {(row, last): o for (where, row, last), o in self.outcomes.items() if where == section}
+            if cases:
+                lines += ["", f"## {section}", "", text, "", *(_matrix if section == "Models" else _list)(cases)]
+        lines += ["", "## Not tried, or not in our hands", "", ""]
+        return "\n".join(lines) + ("" if torch.cuda.is_available() else NO_GPU) + NOT_TRIED
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.system()} on CPU, no GPU"
+
+
+def _matrix(cases: dict[tuple[str, str], str]) -> list[str]:
+    columns = list(dict.fromkeys(column for _, column in cases))
+    lines = [f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    for row in dict.fromkeys(row for row, _ in cases):
+        lines.append(f"| {row} | {' | '.join(cases.get((row, column), '') for column in columns)} |")
+    return lines
+
+
+def _list(cases: dict[tuple[str, str], str]) -> list[str]:
+    lines = ["| | | what is checked |", "|---|---|---|"]
+    return lines + [f"| {row} | {outcome} | {note} |" for (row, note), outcome in cases.items()]
