@@ -84,10 +84,12 @@ class Table(Callback):
         self.rows.append({"epoch": trainer.current_epoch, **{k: float(v) for k, v in trainer.callback_metrics.items()}})
 
     def print(self, before):
-        columns = ("train_loss", "val_accuracy", "ntps", "ntps/null", "ntps/lift", "ntps/gain", "ntps/captured")
+        names = ("score", "null", "lift", "gain", "captured_in_sample")
+        columns = ("train_loss", "val_accuracy", *(f"ntps/{name}" for name in names))
         print("  ".join([f"{'epoch':>6}", *(f"{name.removeprefix('ntps/'):>12}" for name in columns)]))
         for row in [{**before, "epoch": "before"}, *self.rows]:
-            cells = (f"{row[name]:>12.4f}" if name in row else f"{'-':>12}" for name in columns)
+            widths = {name: max(12, len(name.removeprefix("ntps/"))) for name in columns}
+            cells = (f"{row[name]:>{w}.4f}" if name in row else f"{'-':>{w}}" for name, w in widths.items())
             print("  ".join([f"{row['epoch']:>6}", *cells]))
 
 
@@ -124,7 +126,7 @@ def main():
     table, ntps = Table(), NTPSCallback()
     trainer = pl.Trainer(
         max_epochs=args.epochs,
-        callbacks=[ntps, EarlyStopping("ntps/captured", mode="max", patience=2), table, TQDMProgressBar()],
+        callbacks=[ntps, EarlyStopping("ntps/captured_in_sample", mode="max", patience=2), table, TQDMProgressBar()],
         logger=TensorBoardLogger(args.logs, name="finetune_lora"),
         enable_checkpointing=False,
         log_every_n_steps=10,

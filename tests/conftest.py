@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 
 import numpy as np
 import pytest
@@ -25,13 +24,6 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` takes some away
 def pytest_collection_modifyitems(config, items):
     config.compatibility_cases = {mark.args for item in items for mark in item.iter_markers("compatibility")}
-
-
-@pytest.fixture(autouse=True)
-def _quiet_few_samples():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "NTPS from")
-        yield
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,8 +12,7 @@ from torch import nn
 from torchmetrics.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import Unpack, override
 
-from ntps_lightning.callback.baseline import Baseline
-from ntps_lightning.callback.batch import BatchItem, input_ids, item
+from ntps_lightning.callback.batch import BatchItem
 from ntps_lightning.callback.guard import Guard, OnError
 from ntps_lightning.callback.logged import (
     log_values,
@@ -25,16 +23,15 @@ from ntps_lightning.callback.logged import (
     valid_key,
 )
 from ntps_lightning.callback.monitored_keys import MonitoredKeys
-from ntps_lightning.callback.sharding import own_samples, refuse_empty_loaders
+from ntps_lightning.callback.pictures import draws_pictures, log_pictures
+from ntps_lightning.callback.records import Records
+from ntps_lightning.callback.sharding import refuse_empty_loaders
+from ntps_lightning.callback.validation_epoch import ValidationEpoch
 from ntps_lightning.capture.backbone import Layers, find_backbone
 from ntps_lightning.distributed import from_first_rank
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
 from ntps_lightning.monitor import NTPSMonitor
-from ntps_lightning.monitor.batch import MonitoredBatch
-
-# Of what is kept in checkpoints.
-_FORMAT = 2
 
 
 class NTPSCallback(Callback):
@@ -71,12 +68,6 @@ class NTPSCallback(Callback):
             hidden states are.
         options: ``k``, ``ridge``, ``center``, ``orthonormal``, ``pooling`` and ``precision``, see
             :class:`~ntps_lightning.ScoreOptions`.
-
-    Attributes:
-        history: one dict for each measurement: ``step``, ``epoch`` and the logged values.
-        details: the latest :class:`~ntps_lightning.NTPSDetails` of each layer. Curves are whole for the headline where
-            a figure of it is drawn, and end at ``k`` otherwise.
-        baseline_details: those from before the first step.
 
     Raises:
         ValueError: At once, if an option is out of range; before the first step, if the model cannot be found, a
@@ -122,22 +113,27 @@ class NTPSCallback(Callback):
         self.figures = figures
         self.accumulate_device = None if accumulate_device is None else torch.device(accumulate_device)
         self.options = ScoreOptions(**options)
-        self.history: list[dict[str, float]] = []
-        self.details: dict[int, NTPSDetails] = {}
-        self._before = Baseline()
+        self._records = Records(prefix)
         self._guard = Guard(on_error, prefix)
         self._monitored = MonitoredKeys(prefix)
         self._keys: set[str] = set()
-        self._num_classes_seen = 0
         self._trainer: Trainer | None = None
-        self._monitor: NTPSMonitor | None = None
-        self._batch: MonitoredBatch | None = None
-        self._due = False
+        self._epoch: ValidationEpoch | None = None
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One dict for each measurement: ``step``, ``epoch`` and the logged values."""
+        return self._records.history
+
+    @property
+    def details(self) -> dict[int, NTPSDetails]:
+        """The latest details of each layer. Curves are whole for the headline where a figure of it is drawn."""
+        return self._records.details
 
     @property
     def baseline_details(self) -> dict[int, NTPSDetails]:
         """The details of each layer from before the first step; empty where none were measured."""
-        return self._before.details
+        return self._records.baseline.details
 
     # When to measure
 
@@ -145,11 +141,8 @@ class NTPSCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer is not self._trainer:
             self._trainer = trainer
-            self._before = Baseline()
-            self._num_classes_seen = 0
+            self._records = Records(self.prefix)
             self._guard.new_run()
-            self.history = []
-            self.details = {}
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -162,7 +155,7 @@ class NTPSCallback(Callback):
         self._check_memory(trainer, monitor)
         untrained = not self.history and trainer.global_step == 0
         if self.baseline and untrained and not (trainer.fast_dev_run or trainer.barebones):  # type: ignore[attr-defined]
-            self._before.extend_sanity_check(trainer)
+            self._records.baseline.extend_sanity_check(trainer)
 
     @override
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -170,41 +163,29 @@ class NTPSCallback(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        measured = self._before.in_sanity_check and bool(self.history)
-        self._before.end_sanity_check(trainer)
+        measured = self._records.baseline.in_sanity_check and bool(self.history)
+        self._records.baseline.end_sanity_check(trainer)
         refuse_empty_loaders(trainer)
         if measured:
             # Lightning drops what is logged in the sanity check: the loggers get it here, as the point at step 0.
             for logger in trainer.loggers:
                 with self._guard.logging(trainer, "a logger refused the baseline"):
-                    logger.log_metrics(_logged(self.history[-1]), step=trainer.global_step)
-            self._log_figures(trainer)
+                    logger.log_metrics(self._records.latest, step=trainer.global_step)
+            self._log_pictures(trainer)
 
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
         due = not self.history or (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        self._due = due or trainer.sanity_checking or trainer.state.fn == "validate"
-        self._guard.fault = ""
-        if self._due:
-            with self._guard.measuring(trainer):
-                self._monitor = self._new_monitor(pl_module)
-                if trainer.state.fn == "validate":
-                    self._check_memory(trainer, self._monitor)
+        if due or trainer.sanity_checking or trainer.state.fn == "validate":
+            self._epoch = ValidationEpoch(trainer, self._guard, lambda: self._new_monitor(pl_module))
 
     @override
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        monitor = self._monitor
-        if monitor is None or dataloader_idx != self.dataloader_idx:
-            return
-        with self._guard.measuring(trainer, monitor):
-            labels = item(batch, self.labels, "labels")
-            mask = None if self.attention_mask is None else item(batch, self.attention_mask, "attention_mask")
-            own = own_samples(trainer, dataloader_idx, monitor.samples_seen, len(labels))
-            self._batch = monitor.batch(labels, input_ids=input_ids(batch), attention_mask=mask, keep=own)
-            self._batch.open()
+        if self._epoch is not None and dataloader_idx == self.dataloader_idx:
+            self._epoch.open_batch(batch, dataloader_idx, self.labels, self.attention_mask)
 
     @override
     def on_validation_batch_end(
@@ -216,30 +197,18 @@ class NTPSCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self._batch is not None:
-            with self._guard.measuring(trainer):
-                self._batch.close()
-            self._batch = None
+        if self._epoch is not None:
+            self._epoch.close_batch()
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._due:
-            self._monitored.hold(trainer, self._keys, self._last_values)
-            return
-        sanity = trainer.sanity_checking
-        if sanity and not self._before.in_sanity_check:
-            self._look(trainer)
-            return
-        found = self._finish(trainer)
-        if found:
-            self._take(trainer, found)
-        values = from_first_rank(logged_values(self.prefix, found, self._before.score))
-        self.history.append({"step": trainer.global_step, "epoch": trainer.current_epoch, **values})
-        if not sanity:
-            self._log(trainer, pl_module, values)
-        missing = f"{self.prefix} not measured at step {trainer.global_step}: {self._guard.fault}"
-        line = summary_line(self.prefix, found, self._before.score, trainer.global_step) if found else missing
-        print_line(trainer, line)
+        if self._epoch is None:
+            self._monitored.hold(trainer, self._keys, self._records.last_valid)
+        elif trainer.sanity_checking and not self._records.baseline.in_sanity_check:
+            self._epoch.look()
+        else:
+            self._measure(trainer, pl_module, self._epoch)
+        self._stop()
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -248,12 +217,12 @@ class NTPSCallback(Callback):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()
-        self._before.end_sanity_check(trainer)
+        self._records.baseline.end_sanity_check(trainer)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._stop()
-        self._before.end_sanity_check(trainer)
+        self._records.baseline.end_sanity_check(trainer)
 
     def _new_monitor(self, pl_module: LightningModule) -> NTPSMonitor:
         """For one validation epoch: a strategy may have wrapped the model since the last."""
@@ -264,7 +233,7 @@ class NTPSCallback(Callback):
             accumulate_device=self.accumulate_device,
             **asdict(self.options),
         )
-        monitor.expect_classes(self._num_classes_seen)
+        monitor.expect_classes(self._records.num_classes)
         return monitor
 
     def _check_memory(self, trainer: Trainer, monitor: NTPSMonitor) -> None:
@@ -273,80 +242,39 @@ class NTPSCallback(Callback):
             estimate.check()
             rank_zero_info(f"NTPS will take {estimate}")
 
-    def _look(self, trainer: Trainer) -> None:
-        """At a few batches that no score comes of: they show whether one can be measured."""
-        if self._guard.agree() and self._monitor is not None:
-            with self._guard.measuring(trainer):
-                self._monitor.check_seen()
-        self._stop()
-
-    def _finish(self, trainer: Trainer) -> dict[int, NTPSDetails]:
-        """The details of every layer; nothing if any rank failed. Every rank comes here, whatever happened to it."""
-        found: dict[int, NTPSDetails] = {}
-        if self._guard.agree() and self._monitor is not None:
-            with self._guard.measuring(trainer):
-                found = self._monitor.compute(whole_curve=self._draws(trainer))
-                self._num_classes_seen = self._monitor.num_classes
-        self._stop()
-        return found
-
-    def _take(self, trainer: Trainer, found: dict[int, NTPSDetails]) -> None:
-        """New details, and the baseline if these are the first."""
-        before = self.details
-        self.details = found
-        untrained = trainer.global_step == 0 and (trainer.sanity_checking or trainer.state.fn == "validate")
-        if self.baseline and self._before.score is None:
-            self._before.details = found
-            if not untrained and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-                rank_zero_warn(
-                    f"`{self.prefix}/gain` counts from step {trainer.global_step}: there is no score from before the"
-                    " first step"
-                )
-        if before and before[max(before)].k != self._headline.k:
-            rank_zero_warn(
-                f"`{self.prefix}` is measured with k = {self._headline.k} from step {trainer.global_step} on, it was"
-                f" {before[max(before)].k}: more classes were seen. The two do not compare; pass num_classes or k"
-            )
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, epoch: ValidationEpoch) -> None:
+        """Scores, or the fault that there are none for, into the history and the logs."""
+        step, records = trainer.global_step, self._records
+        found = epoch.finish(whole_curve=self.figures and draws_pictures(trainer))
+        if found:
+            untrained = step == 0 and (trainer.sanity_checking or trainer.state.fn == "validate")
+            quiet = untrained or trainer.fast_dev_run  # type: ignore[attr-defined]
+            records.take(found, step, baseline=self.baseline, untrained=quiet)
+            records.num_classes = epoch.num_classes
+        values = from_first_rank(logged_values(self.prefix, found, records.baseline.score))
+        records.append(step, trainer.current_epoch, values)
+        if not trainer.sanity_checking:
+            self._log(trainer, pl_module, values)
+        missing = f"{self.prefix} not measured at step {step}: {self._guard.fault}"
+        print_line(trainer, summary_line(self.prefix, found, records.baseline.score, step) if found else missing)
 
     def _stop(self) -> None:
         """Listen no more, whatever was under way."""
-        if self._batch is not None:
-            self._batch.abandon("the validation ended within a batch")
-        self._batch = None
-        self._monitor = None
-
-    # What to log
-
-    @property
-    def _headline(self) -> NTPSDetails:
-        return self.details[max(self.details)]
-
-    @property
-    def _last_values(self) -> dict[str, float]:
-        """Those of the latest measurement that did not fail."""
-        rows = [row for row in self.history if row[valid_key(self.prefix)]]
-        return _logged(rows[-1]) if rows else logged_values(self.prefix, {}, None)
+        if self._epoch is not None:
+            self._epoch.stop()
+        self._epoch = None
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, values: dict[str, float]) -> None:
         log_values(pl_module, self.prefix, values)
         if values[valid_key(self.prefix)]:
             self._monitored.measured()
-            self._log_figures(trainer)
+            self._log_pictures(trainer)
         else:
-            self._monitored.hold(trainer, self._keys, self._last_values)
+            self._monitored.hold(trainer, self._keys, self._records.last_valid)
 
-    def _draws(self, trainer: Trainer) -> bool:
-        return self.figures and bool(trainer.loggers) and find_spec("matplotlib") is not None
-
-    def _log_figures(self, trainer: Trainer) -> None:
-        if not self._draws(trainer) or not self.details or not trainer.is_global_zero:
-            return
-        from ntps_lightning.figures import curve_figure, log_figure
-
-        before = self.baseline_details.get(max(self.details)) if len(self.history) > 1 else None
-        for logger in trainer.loggers:
-            with self._guard.logging(trainer, "a figure was not logged"):
-                log_figure(logger, f"{self.prefix}/curves", curve_figure(self._headline, before), trainer.global_step)
+    def _log_pictures(self, trainer: Trainer) -> None:
+        if self.figures:
+            log_pictures(trainer, f"{self.prefix}/curves", self._records, self._guard)
 
     # To go on
 
@@ -357,26 +285,8 @@ class NTPSCallback(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "format": _FORMAT,
-            "history": self.history,
-            "baseline": self._before.state_dict(),
-            "num_classes": self._num_classes_seen,
-        }
+        return self._records.state_dict()
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict.get("format") != _FORMAT:
-            rank_zero_warn(
-                "the checkpoint's scores were kept by an earlier version of NTPSCallback, under other names: the"
-                " history starts anew, without a baseline"
-            )
-            return
-        self.history = state_dict["history"]
-        self._before.load_state_dict(state_dict["baseline"])
-        self._num_classes_seen = state_dict["num_classes"]
-
-
-def _logged(row: dict[str, float]) -> dict[str, float]:
-    """What was logged, of a row of the history."""
-    return {key: value for key, value in row.items() if key not in ("step", "epoch")}
+        self._records.load_state_dict(state_dict)

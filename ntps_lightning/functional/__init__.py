@@ -1,4 +1,7 @@
-"""Tensors in, tensors out; imports torch and the standard library alone."""
+"""Tensors in, tensors out; imports torch and the standard library alone.
+
+METHOD is docs/METHOD.md, which derives every formula; numbers are those of its equations.
+"""
 
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.functional.options import ScoreOptions

@@ -15,12 +15,13 @@ class NTPSDetails:
     rank of the prefix covariance, d with enough samples, or ``k`` where the whole curve was not asked for.
 
     Args:
-        score: NTPS at ``k``, in [0, 1], higher is better.
+        score: NTPS at ``k``, in [0, 1], higher is better (METHOD 5).
         captured: share of what a linear probe reads that lies in the leading ``k`` autoregressive directions:
-            the same overlap in the inner product of the perception covariance, in [0, 1].
-        null: what shuffled labels would score at ``k``, expected; the level to compare ``score`` with.
-        lift: ``(score - null) / (1 - null)``, 0 where the null is 1.
-        captured_null: what shuffled labels would capture at ``k``, expected.
+            the same overlap in the inner product of the perception covariance (METHOD 9), in [0, 1]; in-sample.
+        null: what shuffled labels would score at ``k``, expected; the level to compare ``score`` with (METHOD
+            17).
+        lift: ``(score - null) / (1 - null)``, 0 where the null is 1 (METHOD 21).
+        captured_null: what shuffled labels would capture at ``k``, expected (METHOD 16).
         chance: ``k / d``, what a random autoregressive subspace would score.
         k: number of autoregressive directions that were used.
         ridge: what was added to the perception covariance, relative to tr(B)/d.
@@ -38,7 +39,8 @@ class NTPSDetails:
         num_samples: number of samples n.
         samples_per_dim: n / d. Below about 20 the score is biased towards ``null``.
         subspace_error: estimated sine of the largest angle between the autoregressive subspace that was used and the
-            exact one, in whitened coordinates: 0 where the solver was exact, at most 1e-8 where it was iterative.
+            exact one, in whitened coordinates: 0 where the solver was exact, at most 1e-6 where it was iterative
+            (METHOD 24).
 
     """
 

@@ -10,7 +10,7 @@ from ntps_lightning.functional.whitening import Whitening
 
 
 def probe_mse_r2(cov: Covariances, whitener: Whitening, ridge: float) -> tuple[Tensor, Tensor]:
-    r"""In-sample error of the ridge probe :math:`\hat y = S^\top R^{-1} \bar x` with :math:`R = B + \rho I`.
+    r"""In-sample error (METHOD 13) of the ridge probe :math:`\hat y = S^\top R^{-1} \bar x`, :math:`R = B + \rho I`.
 
     Args:
         cov: the covariances; centred ones give the probe an intercept.
@@ -30,7 +30,8 @@ def probe_mse_r2(cov: Covariances, whitener: Whitening, ridge: float) -> tuple[T
 
 
 def h_score(moments: Moments, cov: Covariances, whitener: Whitening) -> Tensor:
-    r"""H-score of classes (Bao et al., ICIP 2019): :math:`\operatorname{tr}(R^{-1} \operatorname{cov}(E[\bar x | y]))`.
+    r"""H-score of classes (METHOD 25; Bao et al., ICIP 2019),
+    :math:`\operatorname{tr}(R^{-1} \operatorname{cov}(E[\bar x | y]))`.
 
     Args:
         moments: sums with one-hot targets.
@@ -44,8 +45,8 @@ def h_score(moments: Moments, cov: Covariances, whitener: Whitening) -> Tensor:
 
 
 def rankme(moments: Moments) -> Tensor:
-    r"""RankMe (Garrido et al., ICML 2023) of the pooled states: :math:`\exp(-\sum p_i \log p_i)` with :math:`p_i`
-    the singular values of the :math:`(n, d)` matrix over their sum.
+    r"""RankMe (METHOD 25; Garrido et al., ICML 2023) of the pooled states: :math:`\exp(-\sum p_i \log p_i)` with
+    :math:`p_i` the singular values of the :math:`(n, d)` matrix over their sum.
     """
     singular = torch.linalg.eigvalsh(moments.pooled_gram).clamp(min=0).sqrt()
     share = singular / singular.sum() + 1e-7

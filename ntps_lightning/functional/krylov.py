@@ -24,7 +24,7 @@ class Leading:
         vectors: ``(m, count)`` orthonormal columns.
         residual: norm of A V - V diag(eigenvalues): an eigenvalue of A is as near to each Ritz value.
         error: estimated sine of the largest angle between the span of ``vectors`` and the leading invariant one:
-            the residual over the gap to the next Ritz value (Davis & Kahan, SIAM J. Numer. Anal. 7, 1970).
+            the residual over the gap to the next Ritz value (METHOD 24; Davis & Kahan, SIAM J. Numer. Anal. 7, 1970).
 
     """
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Moments:
-    r"""Sums over samples, all float64. Two of them over disjoint samples merge by ``+``.
+    r"""Sums over samples, all float64 (METHOD 2). Two of them over disjoint samples merge by ``+``.
 
     With valid tokens :math:`x_1..x_T` of a sample, prefix sums :math:`c_t = x_1 + .. + x_t`, the pooled state
     :math:`\bar x` and the target :math:`y` (one-hot class or real vector):
@@ -102,7 +102,7 @@ class Covariances:
 
 def covariances(moments: Moments, *, center: bool) -> Covariances:
     """Normalise the moments by n; with ``center``, as if the mean pooled state had been subtracted from every token
-    and the mean target from every target (the probe then has an intercept, and no origin is special).
+    and the mean target from every target (METHOD 3: the probe then has an intercept, and no origin is special).
     """
     m, n = moments, int(moments.num_samples)
     mean, target_mean = m.pooled_sum / n, m.target_sum / n

@@ -1,6 +1,6 @@
 r"""What meaningless labels would score, in closed form.
 
-Shuffling the labels leaves every moment as it is but the cross-covariance S, of which only noise remains:
+Shuffling the labels leaves every moment as it is but the cross-covariance S, of which only noise remains (METHOD 14):
 
 .. math:: E[S S^\top] = \frac{\operatorname{tr} \Sigma_y}{n-1} B_c + \|\bar y\|^2 \mu \mu^\top
 
@@ -23,7 +23,7 @@ from ntps_lightning.functional.whitening import Whitening
 
 @dataclass(frozen=True)
 class ShuffledLabels:
-    r"""What is known of a perception subspace whose labels were shuffled, in whitened coordinates.
+    r"""What is known of a perception subspace whose labels were shuffled, in whitened coordinates (METHOD 15).
 
     There the second moment of a direction that is not the mean is :math:`N = I - \rho G - \mu \mu^\top`, up to a
     factor, with :math:`G = F^+ F^{+\top}` and :math:`R = F F^\top`; nothing of that size is stored.
@@ -88,7 +88,7 @@ def shuffled_labels(cov: Covariances, whitener: Whitening, ridge: float) -> Shuf
 
 def null_curve(basis: Tensor, shuffled: ShuffledLabels, rank: int) -> Tensor:
     r"""Expected overlap of the paper's U: :math:`\operatorname{tr}(P_k M) / \operatorname{tr} M` with
-    :math:`M = R^{-1} B_c R^{-1}` when centred, a ratio of expectations.
+    :math:`M = R^{-1} B_c R^{-1}` when centred, a ratio of expectations (METHOD 17, 18).
 
     Args:
         basis: ``(d, j)`` nested basis of the autoregressive directions.
@@ -114,7 +114,7 @@ def null_curve(basis: Tensor, shuffled: ShuffledLabels, rank: int) -> Tensor:
 
 
 def orthonormal_null_curve(basis: Tensor, shuffled: ShuffledLabels, rank: int) -> Tensor:
-    """Expected overlap of an orthonormal basis of U; for the arguments see :func:`null_curve`.
+    """Expected overlap of an orthonormal basis of U (METHOD 20); for the arguments see :func:`null_curve`.
 
     The span of r Gaussian directions has the expected projector of :func:`_expected_loadings`, an equivalent for many
     dimensions: where few eigenvalues dominate it is rougher (the tests hold it to .07 at d = 24 without a ridge).
@@ -137,14 +137,14 @@ def orthonormal_null_curve(basis: Tensor, shuffled: ShuffledLabels, rank: int) -
 
 
 def captured_null_curve(basis: Tensor, shuffled: ShuffledLabels) -> Tensor:
-    """Expected captured share; ``basis`` is the ``(m, j)`` nested basis in whitened coordinates."""
+    """Expected captured share (METHOD 16); ``basis`` is the ``(m, j)`` nested basis in whitened coordinates."""
     noise = shuffled.noise_variance * shuffled.noise(basis)
     signal = shuffled.target_mean_energy * (shuffled.mean.T @ basis).square()[0]
     return (noise + signal).cumsum(0) / shuffled.explained
 
 
 def _mean_weight(cov: Covariances, mean: Tensor, noise_trace: Tensor, target_noise: Tensor) -> float:
-    """Signal to signal plus noise of the kept direction, in the label direction where it stands out most.
+    """Signal to signal plus noise of the mean's direction (METHOD 19).
 
     One-hot labels always sum to one, a direction without noise: there the weight is 1.
 

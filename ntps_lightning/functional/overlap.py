@@ -9,13 +9,13 @@ from ntps_lightning.functional.subspaces import Subspace
 
 
 def nested_basis(directions: Tensor) -> Tensor:
-    """Orthonormal ``(d, m)`` columns whose first k span the first k of ``directions``, for every k (one QR)."""
+    """Orthonormal ``(d, m)`` columns whose first k span the first k of ``directions``, for every k (METHOD 8)."""
     basis: Tensor = torch.linalg.qr(directions).Q
     return basis
 
 
 def overlap_curve(basis: Tensor, columns: Tensor) -> Tensor:
-    r""":math:`\|P_k U_j\|_F^2 / \|U_j\|_F^2` at k = 1..m, with :math:`U_j` the first j = min(k, r) columns.
+    r""":math:`\|P_k U_j\|_F^2 / \|U_j\|_F^2` at k = 1..m, with :math:`U_j` the first j = min(k, r) columns (METHOD 8).
 
     Args:
         basis: ``(d, m)`` nested basis of the autoregressive directions.
@@ -28,7 +28,7 @@ def overlap_curve(basis: Tensor, columns: Tensor) -> Tensor:
 
 
 def captured_curve(basis: Tensor, whitened_cross: Tensor) -> Tensor:
-    r"""Share of :math:`\operatorname{tr}(S^\top R^{-1} S)` that the leading k directions hold, at k = 1..m.
+    r"""Share of :math:`\operatorname{tr}(S^\top R^{-1} S)` that the leading k directions hold, at k = 1..m (METHOD 10).
 
     In whitened coordinates the inner product of R is Euclidean, so that
     :math:`\operatorname{tr}((V^\top R V)^{-1} V^\top S S^\top V)` is the energy of whitened S in a nested basis.
@@ -42,7 +42,7 @@ def captured_curve(basis: Tensor, whitened_cross: Tensor) -> Tensor:
 
 
 def excess_loss_bounds(basis: Tensor, perception: Subspace, extremes: tuple[float, float]) -> tuple[float, float]:
-    r"""The bounds of arXiv 2505.17169 on the loss that the span of ``basis`` costs the best linear readout.
+    r"""The bounds of arXiv 2505.17169 on the loss that the span of ``basis`` costs the best linear readout (METHOD 12).
 
     .. math:: \lambda_{\min}(R) \lambda_r \|U\|^2 (1 - \text{NTPS}) \le \text{excess} \le
         \lambda_{\max}(R) \lambda_1 \|U\|^2 (1 - \text{NTPS})

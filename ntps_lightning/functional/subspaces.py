@@ -30,7 +30,7 @@ class Subspace:
 
 
 def perception_subspace(cross_covariance: Tensor, whitener: Whitening) -> Subspace:
-    """Leading generalized eigenvectors U of (S Sᵀ, R), no more than the rank r of S (arXiv 2505.17169, section 3).
+    """Leading generalized eigenvectors U of (S Sᵀ, R), no more than the rank r of S (METHOD 6).
 
     Args:
         cross_covariance: ``(d, C)`` S.
@@ -45,7 +45,7 @@ def perception_subspace(cross_covariance: Tensor, whitener: Whitening) -> Subspa
 def autoregressive_subspace(
     prefix_gram: Tensor, prefix_next: Tensor, *, count: int | None = None, noise: float = 0.0
 ) -> Subspace:
-    """Leading generalized eigenvectors V of (C1 C1ᵀ, C0) on the range of C0 (arXiv 2505.17169, section 3).
+    """Leading generalized eigenvectors V of (C1 C1ᵀ, C0) on the range of C0 (METHOD 7).
 
     A few are found by block Krylov iteration, to an angle of 1e-6, and where that does not converge as all are.
 

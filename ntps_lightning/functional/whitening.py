@@ -14,7 +14,7 @@ _ROUNDINGS = 10
 
 @dataclass(frozen=True)
 class Whitening:
-    r"""A factor of a positive semi-definite matrix R: with :math:`F = Q D L`, :math:`R = F F^\top`.
+    r"""A factor of a positive semi-definite matrix R (METHOD 6): with :math:`F = Q D L`, :math:`R = F F^\top`.
 
     Q is an orthonormal basis of the range of R (absent at full rank), D equilibrates, L is lower triangular.
 
@@ -60,7 +60,8 @@ def whitening(matrix: Tensor, noise: float = 0.0) -> Whitening:
     """Factorise a positive semi-definite ``(d, d)`` float64 matrix on its range.
 
     The rank is decided on the matrix with unit diagonal, so that one huge coordinate cannot hide the others: relative
-    to its largest eigenvalue with tolerance d times the machine epsilon, and above what rounding may have added.
+    to its largest eigenvalue with tolerance d times the machine epsilon, and above what rounding may have added
+    (METHOD 23).
 
     Args:
         matrix: R.

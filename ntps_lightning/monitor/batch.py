@@ -15,7 +15,7 @@ from ntps_lightning.capture.hooks import LayerHooks
 from ntps_lightning.capture.packing import PackedSequences, sequence_ids
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.packed_batch import PackedBatch, pack_batch
-from ntps_lightning.monitor.measurement import Measurement
+from ntps_lightning.monitor.measurement import Measurement, Samples
 
 
 class MonitoredBatch:
@@ -51,12 +51,9 @@ class MonitoredBatch:
         self._attention_mask = attention_mask
         self._input_ids = input_ids
         self._hooks = LayerHooks(backbone, measurement.layers, self._receive, self._accept, self._note)
-        self._accepted = False
+        self._samples: Samples | None = None
         self._refusals: list[str] = []
         self._error: Exception | None = None
-        self._mask: Tensor | None = None
-        self._sequences: PackedSequences | None = None
-        self._packed: PackedBatch | None = None
         self._unfit: dict[int, Tensor] = {}
 
     def open(self) -> None:
@@ -101,7 +98,7 @@ class MonitoredBatch:
             return
         if self._error is not None:
             raise self._error
-        if not self._accepted:
+        if self._samples is None:
             name = type(self._backbone.decoder).__name__
             seen = "; ".join(dict.fromkeys(self._refusals)) or "it was not called (is another model used?)"
             raise SetupError(
@@ -110,13 +107,13 @@ class MonitoredBatch:
             )
         for layer, hidden_states in self._unfit.items():
             self._measurement.make_fit(layer, hidden_states)
-            self._measurement.add(layer, hidden_states, self._labels, self._pack(hidden_states))
+            self._measurement.add(layer, hidden_states, self._samples)
 
     def _note(self, error: Exception) -> None:
         self._error = self._error or error
 
     def _accept(self, inputs: ForwardInputs) -> bool:
-        if self._accepted or self._error is not None:
+        if self._samples is not None or self._error is not None:
             return False
         if self._attention_mask is not None:
             inputs = replace(inputs, attention_mask=self._attention_mask)
@@ -126,13 +123,18 @@ class MonitoredBatch:
         if refusal:
             self._refusals.append(refusal)
             return False
-        mask = inputs.padding_mask() if sequences is None else sequences.mask
         if self._measurement.samples_seen == 0 and sequences is None:
             self._warn_of_padding(inputs)
-        self._mask = mask if mask is None or self._keep is None else mask[self._keep.to(mask.device)]
-        self._sequences = sequences
-        self._accepted = True
+        self._samples = Samples(self._labels, self._keep, sequences, self._pack(inputs, sequences))
         return True
+
+    def _pack(self, inputs: ForwardInputs, sequences: PackedSequences | None) -> PackedBatch | None:
+        """Where the valid tokens stand, worked out once for all layers."""
+        mask = inputs.padding_mask() if sequences is None else sequences.mask
+        if mask is None or not len(self._labels):
+            return None
+        mask = mask if self._keep is None else mask[self._keep.to(mask.device)]
+        return pack_batch(mask, (mask.shape[0], mask.shape[1]), mask.device)
 
     def _why_not(self, inputs: ForwardInputs, sequences: PackedSequences | None) -> str | None:
         if inputs.cached:
@@ -161,20 +163,9 @@ class MonitoredBatch:
 
     def _receive(self, layer: int, hidden_states: Tensor, inputs: ForwardInputs) -> None:
         # A rank that has failed still listens: those that share a model must gather its states together.
-        if self._measurement.fault or self._error is not None or not len(self._labels):
+        if self._measurement.fault or self._error is not None or self._samples is None or not len(self._labels):
             return
-        if self._sequences is not None:
-            hidden_states = self._sequences.rows(hidden_states)
-        if self._keep is not None:
-            hidden_states = hidden_states[self._keep.to(hidden_states.device)]
         if self._measurement.fits(layer, hidden_states):
-            self._measurement.add(layer, hidden_states, self._labels, self._pack(hidden_states))
+            self._measurement.add(layer, hidden_states, self._samples)
         else:
             self._unfit[layer] = hidden_states
-
-    def _pack(self, hidden_states: Tensor) -> PackedBatch:
-        """Where the valid tokens stand, worked out once for all layers."""
-        if self._packed is None:
-            shape = (hidden_states.shape[0], hidden_states.shape[1])
-            self._packed = pack_batch(self._mask, shape, hidden_states.device)
-        return self._packed

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ntps_lightning.capture.backbone import Backbone
+from ntps_lightning.capture.packing import PackedSequences
 from ntps_lightning.distributed import gather, max_over_ranks, rank_and_world_size
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.details import NTPSDetails
@@ -19,6 +20,24 @@ from ntps_lightning.metric import NextTokenPerceptionScore
 from ntps_lightning.monitor.labels import LabelKind
 
 _ELSEWHERE = "it failed on another rank"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is known of a batch's samples, and is the same for every layer.
+
+    Args:
+        labels: those of the samples that count, on the CPU.
+        keep: ``(N,)`` bool, false at samples that do not count; ``None`` where all do.
+        sequences: how the samples are packed into rows; ``None`` where each has its own.
+        packed: where the valid tokens of those that count stand; ``None`` where all tokens are valid.
+
+    """
+
+    labels: Tensor
+    keep: Tensor | None
+    sequences: PackedSequences | None
+    packed: PackedBatch | None
 
 
 class Measurement:
@@ -84,9 +103,13 @@ class Measurement:
             self._check_memory(hidden_states.shape[-1], hidden_states.device)
         self._add_metric(layer, hidden_states.shape[-1], hidden_states.device)
 
-    def add(self, layer: int, hidden_states: Tensor, labels: Tensor, packed: PackedBatch) -> None:
-        """Add the hidden states of a batch; for shapes see :class:`NextTokenPerceptionScore`."""
-        self._metrics[layer].update(hidden_states, labels, packed)
+    def add(self, layer: int, hidden_states: Tensor, samples: Samples) -> None:
+        """Add a layer's ``(N, T, d)`` hidden states of a batch."""
+        if samples.sequences is not None:
+            hidden_states = samples.sequences.rows(hidden_states)
+        if samples.keep is not None:
+            hidden_states = hidden_states[samples.keep.to(hidden_states.device)]
+        self._metrics[layer].update(hidden_states, samples.labels, samples.packed)
 
     def count(self, seen: int, labelled: int) -> None:
         """Count the samples of a batch that is complete."""

@@ -115,7 +115,16 @@ def validation_loader(samples: int, data: str) -> DataLoader:
 
 class Notes(Callback):
     def __init__(self, out: Path) -> None:
-        self.out, self.epochs = out, []
+        self.out, self.epochs, self.reductions = out, [], 0
+
+    def on_fit_start(self, trainer, pl_module):
+        reduce = trainer.strategy.reduce
+
+        def counted(*args, **kwargs):
+            self.reductions += 1
+            return reduce(*args, **kwargs)
+
+        trainer.strategy.reduce = counted
 
     def on_validation_end(self, trainer, pl_module):
         if not trainer.sanity_checking:
@@ -123,6 +132,7 @@ class Notes(Callback):
 
     def on_fit_end(self, trainer, pl_module):
         note = {"epochs": self.epochs, "history": trainer.callbacks[0].history, "stopped": trainer.current_epoch}
+        note["reductions"] = self.reductions
         note["checkpoint"] = trainer.checkpoint_callback.best_model_path
         (self.out / f"rank{trainer.global_rank}.json").write_text(json.dumps(note))
 
@@ -148,8 +158,12 @@ def main() -> None:
         use_distributed_sampler=data in ("sampler", "nan"),
         enable_checkpointing=True,
     )
-    # Nothing is learned, so that one process and two see the same model.
-    trainer.fit(module(learning_rate=0.0), loader(), validation_loader(samples, data))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # Nothing is learned, so that one process and two see the same model.
+        trainer.fit(module(learning_rate=0.0), loader(), validation_loader(samples, data))
+    about_us = [str(w.message) for w in caught if "ntps" in str(w.message) and "sync_dist" in str(w.message)]
+    (out / f"warnings{trainer.global_rank}.json").write_text(json.dumps(about_us))
 
 
 if __name__ == "__main__":

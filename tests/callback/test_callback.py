@@ -338,6 +338,46 @@ def test_monitors_are_checked_before_the_first_step(tmp_path):
         trainer.fit(LoraModule(), loader(), loader())
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("ntps", "ntps/score"),
+        ("ntps/captured", "ntps/captured_in_sample"),
+        ("ntps/valid", "ntps_info/valid"),
+        ("ntps/layer_01", "ntps_layers/01/score"),
+    ],
+)
+def test_a_monitor_of_an_old_key_is_told_the_new_name(tmp_path, old, new):
+    callbacks = [NTPSCallback(layers="all"), ModelCheckpoint(monitor=old, mode="max")]
+    message = rf"ModelCheckpoint\(monitor='{old}'\): this key is called '{new}' now"
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True).fit(LoraModule(), loader(), loader())
+
+
+def test_monitors_of_layers_and_constants_are_checked_too(tmp_path):
+    for wrong in ("ntps_layers/07/score", "ntps_info/rank"):
+        callbacks = [NTPSCallback(layers="all"), EarlyStopping(wrong, mode="max")]
+        with pytest.raises(ValueError, match="does not log it, only"):
+            make_trainer(tmp_path, callbacks=callbacks).fit(LoraModule(), loader(), loader())
+    stopping = EarlyStopping("ntps_layers/01/score", mode="max")
+    trainer = make_trainer(tmp_path, callbacks=[NTPSCallback(layers="all"), stopping], max_epochs=1)
+    trainer.fit(LoraModule(), loader(), loader(60, seed=1))
+    assert stopping.best_score == trainer.callback_metrics["ntps_layers/01/score"]
+
+
+def test_nothing_logged_is_both_a_name_and_a_folder(finished):
+    *_, trainer, events = finished
+    keys = {*trainer.callback_metrics, *events.Tags()["scalars"], *events.Tags()["images"]}
+    assert not [key for key in keys if any(other.startswith(f"{key}/") for other in keys)]
+
+
+def test_a_checkpoint_of_another_format_starts_anew_and_says_so():
+    callback = NTPSCallback()
+    with pytest.warns(UserWarning, match="the history starts anew"):
+        callback.load_state_dict({"history": [{"ntps": 0.1}], "baseline_score": 0.1, "baseline_details": {}})
+    assert callback.history == []
+
+
 def test_a_run_without_validation_is_told_so(tmp_path):
     with pytest.warns(UserWarning, match="this run has none"):
         make_trainer(tmp_path, callbacks=[NTPSCallback()], max_epochs=1).fit(LoraModule(), loader())

@@ -1,0 +1,98 @@
+"""What a run has measured: history, details and baseline, and what of it a checkpoint keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torchmetrics.utilities import rank_zero_warn
+
+from ntps_lightning.callback.baseline import Baseline
+from ntps_lightning.callback.logged import logged_values, valid_key
+from ntps_lightning.functional.details import NTPSDetails
+
+# Of what is kept in checkpoints; 1 had other keys.
+_FORMAT = 2
+
+
+class Records:
+    """The measurements of a run.
+
+    Args:
+        prefix: what the keys start with.
+
+    Attributes:
+        history: one dict for each measurement: ``step``, ``epoch`` and the logged values.
+        details: the latest details of each layer.
+        baseline: what was measured before the first step.
+        num_classes: classes that were seen so far.
+
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.history: list[dict[str, float]] = []
+        self.details: dict[int, NTPSDetails] = {}
+        self.baseline = Baseline()
+        self.num_classes = 0
+        self._prefix = prefix
+
+    @property
+    def headline(self) -> NTPSDetails:
+        """The details of the highest layer."""
+        return self.details[max(self.details)]
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """The values of the latest measurement, whether it failed or not."""
+        return _values(self.history[-1])
+
+    @property
+    def last_valid(self) -> dict[str, float]:
+        """The values of the latest measurement that did not fail."""
+        rows = [row for row in self.history if row[valid_key(self._prefix)]]
+        return _values(rows[-1]) if rows else logged_values(self._prefix, {}, None)
+
+    def take(self, details: dict[int, NTPSDetails], step: int, *, baseline: bool, untrained: bool) -> None:
+        """New details, and the baseline if these are the first and one is wanted."""
+        before = self.details
+        self.details = details
+        if baseline and self.baseline.score is None:
+            self.baseline.details = details
+            if not untrained:
+                rank_zero_warn(
+                    f"`{self._prefix}/gain` counts from step {step}: there is no score from before the first step"
+                )
+        if before and before[max(before)].k != self.headline.k:
+            rank_zero_warn(
+                f"`{self._prefix}` is measured with k = {self.headline.k} from step {step} on, it was"
+                f" {before[max(before)].k}: more classes were seen. The two do not compare; pass num_classes or k"
+            )
+
+    def append(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """One more row of the history."""
+        self.history.append({"step": step, "epoch": epoch, **values})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {
+            "format": _FORMAT,
+            "history": self.history,
+            "baseline": self.baseline.state_dict(),
+            "num_classes": self.num_classes,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what :meth:`state_dict` returned; with a warning nothing, if an earlier version did."""
+        if state.get("format") != _FORMAT:
+            rank_zero_warn(
+                "the checkpoint's scores were kept by an earlier version of NTPSCallback, under other names: the"
+                " history starts anew, without a baseline"
+            )
+            return
+        self.history = state["history"]
+        self.baseline.load_state_dict(state["baseline"])
+        self.num_classes = state["num_classes"]
+
+
+def _values(row: Mapping[str, float]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if key not in ("step", "epoch")}

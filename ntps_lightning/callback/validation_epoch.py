@@ -1,0 +1,77 @@
+"""One validation epoch: from its first batch to the details of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ntps_lightning.callback.batch import BatchItem, input_ids, item
+from ntps_lightning.callback.guard import Guard
+from ntps_lightning.callback.sharding import own_samples
+from ntps_lightning.functional.details import NTPSDetails
+from ntps_lightning.monitor import NTPSMonitor
+from ntps_lightning.monitor.batch import MonitoredBatch
+
+
+class ValidationEpoch:
+    """Shows a monitor the batches of one validation epoch; what goes wrong costs this epoch's score alone.
+
+    Args:
+        trainer: the Lightning trainer.
+        guard: keeps what goes wrong from the run.
+        new_monitor: makes the monitor; a strategy may have wrapped the model since the last epoch.
+
+    """
+
+    def __init__(self, trainer: Any, guard: Guard, new_monitor: Callable[[], NTPSMonitor]) -> None:
+        self._trainer = trainer
+        self._guard = guard
+        self._monitor: NTPSMonitor | None = None
+        self._batch: MonitoredBatch | None = None
+        guard.fault = ""
+        with guard.measuring(trainer):
+            self._monitor = new_monitor()
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that were declared or seen."""
+        return 0 if self._monitor is None else self._monitor.num_classes
+
+    def open_batch(self, batch: Any, dataloader_idx: int, labels: BatchItem, attention_mask: BatchItem | None) -> None:
+        """Before the module sees a batch."""
+        monitor = self._monitor
+        if monitor is None:
+            return
+        with self._guard.measuring(self._trainer, monitor):
+            found = item(batch, labels, "labels")
+            mask = None if attention_mask is None else item(batch, attention_mask, "attention_mask")
+            own = own_samples(self._trainer, dataloader_idx, monitor.samples_seen, len(found))
+            self._batch = monitor.batch(found, input_ids=input_ids(batch), attention_mask=mask, keep=own)
+            self._batch.open()
+
+    def close_batch(self) -> None:
+        """After the module has seen a batch, whether it was opened or not."""
+        if self._batch is not None:
+            with self._guard.measuring(self._trainer):
+                self._batch.close()
+            self._batch = None
+
+    def look(self) -> None:
+        """End at a few batches that no score comes of: they show whether one can be measured."""
+        if self._guard.agree() and self._monitor is not None:
+            with self._guard.measuring(self._trainer):
+                self._monitor.check_seen()
+
+    def finish(self, *, whole_curve: bool) -> dict[int, NTPSDetails]:
+        """The details of every layer; nothing if any rank failed. Every rank comes here, whatever happened to it."""
+        if self._guard.agree() and self._monitor is not None:
+            with self._guard.measuring(self._trainer):
+                return self._monitor.compute(whole_curve=whole_curve)
+        return {}
+
+    def stop(self) -> None:
+        """Listen no more, whatever was under way."""
+        if self._batch is not None:
+            self._batch.abandon("the validation ended within a batch")
+        self._batch = None
+        self._monitor = None

@@ -1,0 +1,68 @@
+"""The monitor over two real processes (gloo), in a bare loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from transformers import LlamaForSequenceClassification
+
+from ntps_lightning import NTPSMonitor
+from tests.support.models import LAYERS, loader, tiny_config
+
+
+def tiny_model():
+    torch.manual_seed(0)
+    return LlamaForSequenceClassification(tiny_config()).eval()
+
+
+def show(monitor, model, batches):
+    with torch.no_grad():
+        for batch in batches:
+            with monitor.batch(batch["labels"], input_ids=batch["input_ids"]):
+                model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+
+
+def share_of(batches, rank, how):
+    if how == "uneven":
+        return batches[:1] if rank else batches[1:]
+    if how == "one":  # the other has none, and learns the hidden sizes and classes from it
+        return [] if rank else batches
+    return batches[rank::2]
+
+
+def worker(rank, out, how):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
+    model = tiny_model()
+    monitor = NTPSMonitor(model, layers="all")
+    show(monitor, model, share_of(list(loader(60)), rank, how))
+    if how == "fault" and rank == 1:
+        monitor.fail("the second rank is unwell")
+    try:
+        found = {layer: details.score for layer, details in monitor.compute().items()}
+        found["samples"] = monitor.compute()[LAYERS].num_samples
+    except ValueError as error:
+        found = str(error)
+    torch.save(found, f"{out}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def run(tmp_path, how):
+    mp.spawn(worker, args=(str(tmp_path), how), nprocs=2)
+    return [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("how", ["split", "uneven", "one"])
+def test_two_processes_give_the_scores_of_one(tmp_path, how):
+    model = tiny_model()
+    alone = NTPSMonitor(model, layers="all")
+    show(alone, model, list(loader(60)))
+    wanted = {layer: details.score for layer, details in alone.compute().items()} | {"samples": 60}
+    first, second = run(tmp_path, how)
+    assert first == second, "to the bit"
+    assert first == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_fault_on_one_rank_is_one_on_all(tmp_path):
+    assert run(tmp_path, "fault") == ["it failed on another rank", "the second rank is unwell"]

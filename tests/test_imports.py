@@ -1,0 +1,89 @@
+"""What is loaded for whom, and that all that is promised is there."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ntps_lightning
+
+PACKAGE = Path(ntps_lightning.__file__).parent
+HEAVY = ("torchmetrics", "lightning", "transformers", "matplotlib")
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*(name for name in {HEAVY} if name in sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "spared"),
+    [
+        ("next_token_perception_score", HEAVY),
+        ("ScoreOptions", HEAVY),
+        # torchmetrics itself loads transformers and matplotlib.
+        ("NextTokenPerceptionScore", ("lightning",)),
+        ("NTPSMonitor", ("lightning",)),
+        ("capture_representations", ("lightning", "torchmetrics", "matplotlib")),
+    ],
+)
+def test_a_name_loads_no_more_than_it_needs(name, spared):
+    assert not loaded_after(f"from ntps_lightning import {name}") & set(spared)
+
+
+def test_every_public_name_is_there_and_listed():
+    assert set(ntps_lightning.__all__) <= set(dir(ntps_lightning))
+    for name in ntps_lightning.__all__:
+        assert getattr(ntps_lightning, name).__name__ == name
+    with pytest.raises(AttributeError, match="module 'ntps_lightning' has no attribute 'nothing'"):
+        _ = ntps_lightning.nothing
+
+
+def test_editors_see_the_names_that_are_loaded_late():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module != "typing"]
+    names = {alias.name for node in imports for alias in node.names} - {"import_module"}
+    assert names == set(ntps_lightning.__all__)
+
+
+# Each may import those that stand before it, and itself.
+FLOORS = (
+    "errors",
+    "distributed",
+    "functional",
+    "memory",
+    "metric",
+    "capture",
+    "figures",
+    "monitor",
+    "callback",
+)
+
+
+def imports_of(file: Path) -> set[str]:
+    nodes = ast.walk(ast.parse(file.read_text()))
+    modules = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {module.split(".")[1] for module in modules if module.startswith("ntps_lightning.")}
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_run_one_way(file):
+    floor = file.relative_to(PACKAGE).with_suffix("").parts[0]
+    if floor != "__init__":
+        assert imports_of(file) <= set(FLOORS[: FLOORS.index(floor) + 1])
+
+
+def test_the_mathematics_imports_torch_and_the_standard_library_alone():
+    for file in (PACKAGE / "functional").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            roots = {module.split(".")[0] for module in modules}
+            # typing_extensions is for type checkers, and comes with torch.
+            assert roots <= {*sys.stdlib_module_names, "torch", "ntps_lightning", "typing_extensions"}, file.name
+            assert not any(m.startswith("ntps_lightning.") and m.split(".")[1] != "functional" for m in modules)
