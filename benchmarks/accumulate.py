@@ -3,16 +3,16 @@
 Everything is included: checks, masks, prefix sums, casts, pooling, and the sums in float64. The bare product is timed
 both ways round, and the faster one counts.
 
-python benchmarks/accumulate.py
+python -m benchmarks.accumulate
 """
 
 import argparse
 import statistics
 
 import torch
-from synthetic import empty_moments, hidden_states, padding_mask, targets
-from timing import goal, in_turn, machine, ratios, spread, table
 
+from benchmarks.helpers.synthetic import empty_moments, hidden_states, padding_mask, targets
+from benchmarks.helpers.timing import goal, in_turn, machine, ratios, spread, table
 from ntps_lightning.functional.accumulate import accumulate_
 
 

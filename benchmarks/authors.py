@@ -2,7 +2,7 @@
 
 Their functions are read out of a folder with a copy of their repository and run as they are.
 
-python benchmarks/authors.py FOLDER
+python -m benchmarks.authors FOLDER
 """
 
 import argparse
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy
 import torch
-from peak import peak_bytes
-from synthetic import empty_moments, hidden_states, padding_mask, targets
-from timing import goal, in_turn, machine, ratios, spread, table
 
+from benchmarks.helpers.peak import peak_bytes
+from benchmarks.helpers.synthetic import empty_moments, hidden_states, padding_mask, targets
+from benchmarks.helpers.timing import goal, in_turn, machine, ratios, spread, table
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.moments import covariances
 from ntps_lightning.functional.score import score_details

@@ -1,6 +1,6 @@
 """Peak memory beyond the states: of adding a batch, of solving, and of the callback as a whole, against what is stated.
 
-python benchmarks/memory.py
+python -m benchmarks.memory
 """
 
 import argparse
@@ -9,11 +9,11 @@ import warnings
 
 import lightning.pytorch as pl
 import torch
-from overhead import llama
-from peak import peak_bytes
-from synthetic import empty_moments, hidden_states, targets
-from timing import goal, machine, table
 
+from benchmarks.helpers.peak import peak_bytes
+from benchmarks.helpers.synthetic import empty_moments, hidden_states, targets
+from benchmarks.helpers.timing import goal, machine, table
+from benchmarks.overhead import llama
 from ntps_lightning import NTPSCallback
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.score import score_details

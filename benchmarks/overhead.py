@@ -1,6 +1,6 @@
 """What NTPSCallback costs a validation epoch: the same epoch with and without it, in turn, in one run.
 
-python benchmarks/overhead.py            # SmolLM2-135M, BBC news; with a GPU also the shapes of Llama-3-8B
+python -m benchmarks.overhead            # SmolLM2-135M, BBC news; with a GPU also the shapes of Llama-3-8B
 """
 
 import argparse
@@ -15,10 +15,10 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from timing import goal, machine, ratios, spread, table
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, DataCollatorWithPadding, LlamaConfig, LlamaForSequenceClassification
 
+from benchmarks.helpers.timing import goal, machine, ratios, spread, table
 from ntps_lightning import NTPSCallback
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))

@@ -1,6 +1,6 @@
 """The cost model of docs/SCALING.md: what a layer takes, for 1B to 405B parameters and 1 to 512 ranks.
 
-python benchmarks/scaling.py
+python -m benchmarks.scaling
 """
 
 import argparse
@@ -8,9 +8,9 @@ import math
 import statistics
 
 import torch
-from synthetic import empty_moments, hidden_states, targets
-from timing import in_turn, machine, table
 
+from benchmarks.helpers.synthetic import empty_moments, hidden_states, targets
+from benchmarks.helpers.timing import in_turn, machine, table
 from ntps_lightning.functional.accumulate import accumulate_, batch_moments
 from ntps_lightning.functional.score import score_details
 from ntps_lightning.memory import scratch_bytes, state_bytes

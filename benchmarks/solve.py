@@ -1,15 +1,15 @@
 """What a score costs once the moments are there: one k by iteration, and the whole curve by full decompositions.
 
-python benchmarks/solve.py
+python -m benchmarks.solve
 """
 
 import argparse
 import statistics
 
 import torch
-from synthetic import hidden_states
-from timing import goal, in_turn, machine, spread, table
 
+from benchmarks.helpers.synthetic import hidden_states
+from benchmarks.helpers.timing import goal, in_turn, machine, spread, table
 from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.score import score_details
 

@@ -8,14 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-import accumulate
-import memory
-import overhead
-import scaling
-import solve
-import sync
-import timing
+from benchmarks import accumulate, memory, overhead, scaling, solve, sync
+from benchmarks.helpers import timing
+from benchmarks.helpers.peak import peak_bytes
 
 
 def test_accumulate_and_solve():
@@ -65,7 +60,5 @@ def test_goals_and_tables(capsys):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
 def test_the_peak_is_that_of_the_call():
-    from peak import peak_bytes
-
     peak = peak_bytes(lambda: torch.zeros(2**23).add_(1).sum())
     assert peak == pytest.approx(2**25, rel=0.5)

@@ -8,19 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import candidate
 import numpy as np
 import pytest
-import results
-import stopping
-import sweep
 import torch
-from backbones import keep_top
 from data import pad, sequences
 from models import tiny_config
-from settings import Job
 from transformers import Gemma3TextConfig, Gemma3TextModel, LlamaModel
 
+from benchmarks.study.analysis import candidate, runs, stopping
+from benchmarks.study.measures import sweep
+from benchmarks.study.settings import Job
+from benchmarks.study.training.backbones import keep_top
 from ntps_lightning import NextTokenPerceptionScore, NTPSCallback, next_token_perception_score
 from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.score import resolve_k, score_details
@@ -116,10 +114,10 @@ def test_defaults_are_those_that_the_study_chose(entry):
 @pytest.mark.slow
 def test_smoke_run_resumes():
     folder = ROOT / "build" / "study" / "smoke"
-    command = [sys.executable, str(ROOT / "benchmarks" / "study"), "--smoke"]
+    command = [sys.executable, "-m", "benchmarks.study", "--smoke"]
     for _ in range(2):
-        run = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
         assert run.returncode == 0, run.stderr[-3000:]
-        assert len(results.read(folder / "rows.jsonl")) == 2
+        assert len(runs.read(folder / "rows.jsonl")) == 2
     assert "row written" not in run.stdout
     assert (folder / "training.png").stat().st_size > 0

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy
 from scipy.stats import rankdata
-from sweep import KS
+
+from benchmarks.study.measures.sweep import KS
 
 SHARES = 1e-4  # unit of the shares in a row
 

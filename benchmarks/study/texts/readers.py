@@ -12,7 +12,8 @@ import zipfile
 from dataclasses import dataclass
 
 import pandas
-from archives import archive
+
+from benchmarks.study.texts.archives import archive
 
 csv.field_size_limit(10**9)
 
@@ -132,7 +133,7 @@ def _trump_device():
     return zip((re.sub(r"https?://\S+", "", text) for text in tweets.text), tweets.source, strict=True)
 
 
-# In this order: five on which settings were chosen, five on which they are reported (see results.py).
+# In this order: five on which settings were chosen, five on which they are reported (see analysis/runs.py).
 READERS = {
     "bbc": _bbc,
     "brown_genre": _brown,

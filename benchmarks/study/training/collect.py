@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from backbones import backbone, tokenizer
-from settings import Job, Scale
-from texts import SPLITS, Windows, windows
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from benchmarks.study.settings import Job, Scale
+from benchmarks.study.texts.readers import SPLITS, Windows, windows
+from benchmarks.study.training.backbones import backbone, tokenizer
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.moments import Moments, moment_shapes
 from ntps_lightning.functional.targets import encode_targets

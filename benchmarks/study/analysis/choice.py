@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from candidate import Candidate, tracking
-from results import CHOOSE, REPORT, interval, usual
-from sweep import KS
+from benchmarks.study.analysis.candidate import Candidate, tracking
+from benchmarks.study.analysis.runs import CHOOSE, REPORT, interval, usual
+from benchmarks.study.measures.sweep import KS
 
 LOG_FAMILIES = ("ntps_log", "ortho_log", "captured_log")
 K_FAMILIES = ("ntps", "ntps_lift", "ortho", "ortho_lift", "captured", "captured_lift", "captured_dof")

@@ -2,9 +2,9 @@
 
 from dataclasses import asdict
 
-from probe import probe, training_probe
-from settings import VIEWED, Job, Scale
-from sweep import baselines, candidates
+from benchmarks.study.measures.probe import probe, training_probe
+from benchmarks.study.measures.sweep import baselines, candidates
+from benchmarks.study.settings import VIEWED, Job, Scale
 
 ONE_RIDGE = (1e-2,)
 TWO_RIDGES = (1e-2, 1e-1)

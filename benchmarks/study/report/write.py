@@ -4,13 +4,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import figures
-import tables
-from candidate import Candidate
-from choice import axes, choice, chosen_setting
-from claims import BESIDE, claims, principal, rises
-from results import best_test_accuracy, gain, is_control, run_name, usual
-from stopping import stopping
+from benchmarks.study.analysis.candidate import Candidate
+from benchmarks.study.analysis.choice import axes, choice, chosen_setting
+from benchmarks.study.analysis.claims import BESIDE, claims, principal, rises
+from benchmarks.study.analysis.runs import best_test_accuracy, gain, is_control, run_name, usual
+from benchmarks.study.analysis.stopping import stopping
+from benchmarks.study.report import figures, tables
 
 BEFORE = Candidate("ntps", k="2%", ridge="0.01")  # the defaults before the study
 

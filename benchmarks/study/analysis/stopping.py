@@ -1,9 +1,10 @@
 """Early stopping on a number: the accuracy that it leads to, and what it spends."""
 
 import numpy
-from candidate import Candidate
-from claims import reader
-from results import interval, usual_protocol
+
+from benchmarks.study.analysis.candidate import Candidate
+from benchmarks.study.analysis.claims import reader
+from benchmarks.study.analysis.runs import interval, usual_protocol
 
 
 def stop(run: dict, read, patience: int = 1) -> tuple[float, float]:
