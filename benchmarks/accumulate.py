@@ -11,15 +11,19 @@ import statistics
 
 import torch
 
-from benchmarks.helpers.synthetic import empty_moments, hidden_states, padding_mask, targets
+from benchmarks.helpers.moments import empty_moments
+from benchmarks.helpers.synthetic import hidden_states, padding_mask, targets
 from benchmarks.helpers.timing import goal, in_turn, machine, ratios, spread, table
 from ntps_lightning.functional.accumulate import accumulate_
 
 
 def measure(d, size, length, device, repeats):
     states, labels = hidden_states(size, length, d, device=device)
-    mask, rows = padding_mask(size, length, device), torch.randn(size * length, 2 * d, device=device)
-    moments, encoded, half = empty_moments(d, device=device), targets(labels), states.bfloat16()
+    mask = padding_mask(size, length, device)
+    rows = torch.randn(size * length, 2 * d, device=device)
+    moments = empty_moments(d, device=device)
+    encoded = targets(labels)
+    half = states.bfloat16()
     seconds = in_turn(
         {
             "bare": lambda: rows[:, :d].T @ rows,

@@ -10,10 +10,11 @@ import warnings
 import lightning.pytorch as pl
 import torch
 
+from benchmarks.helpers.modules import llama
+from benchmarks.helpers.moments import empty_moments
 from benchmarks.helpers.peak import peak_bytes
-from benchmarks.helpers.synthetic import empty_moments, hidden_states, targets
+from benchmarks.helpers.synthetic import hidden_states, targets
 from benchmarks.helpers.timing import goal, machine, table
-from benchmarks.overhead import llama
 from ntps_lightning import NTPSCallback
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.score import score_details
@@ -27,7 +28,8 @@ def row(what, measured, stated):
 
 def parts(d, device):
     states, labels = hidden_states(256, 64, d, device=device)
-    moments, encoded = empty_moments(d, device=device), targets(labels)
+    moments = empty_moments(d, device=device)
+    encoded = targets(labels)
     adding = [peak_bytes(lambda n=n: accumulate_(moments, states[:n], encoded[:n])) for n in (64, 128, 256)]
     for n, peak in zip((64, 128, 256), adding, strict=True):
         yield row(f"d={d}, adding {n}x64 tokens", peak, scratch_bytes(d))

@@ -26,7 +26,8 @@ def measure(d, device, repeats):
         "whole curve": lambda: found.update(whole=score_details(moments)),
     }
     seconds = in_turn(functions, repeats, warm_up=d < 4096)
-    one, whole = found["one"], found["whole"]
+    one = found["one"]
+    whole = found["whole"]
     off = max(abs(getattr(one, name) - getattr(whole, name)) for name in ("score", "captured", "null"))
     for name, values in seconds.items():
         judged = goal(statistics.median(values), LIMITS[device][name], unit=" s") if d == 4096 else ("", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import subprocess
@@ -39,7 +40,8 @@ def gemma():
 def test_the_top_blocks_on_the_trunks_output_are_the_whole_model(make, split):
     torch.manual_seed(0)
     model = make().eval()
-    ids, mask = torch.randint(1, 50, (4, 9)), torch.ones(4, 9, dtype=torch.long)
+    ids = torch.randint(1, 50, (4, 9))
+    mask = torch.ones(4, 9, dtype=torch.long)
     mask[1, 5:] = 0
     with torch.no_grad():
         whole = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
@@ -65,7 +67,9 @@ def test_candidates_are_the_packages_numbers(rng, center):
 
 def test_captured_without_noise_does_not_depend_on_the_number_of_samples():
     """In-sample captured falls to its null with few samples; corrected, it stays near that of many."""
-    raw, corrected, few = {}, {}, 150
+    raw = {}
+    corrected = {}
+    few = 150
     for n in (few, 6000):
         draws = []
         for seed in range(20 if n == few else 1):
@@ -109,6 +113,16 @@ def test_defaults_are_those_that_the_study_chose(entry):
     default = candidate.Candidate(family, "1%", f"{given['ridge']:g}", given["center"])
     assert (given["k"], resolve_k(None, 1000, 2), resolve_k(None, 1000, 20)) == (None, 10, 20)
     assert results["named"]["ntps"] == str(default)
+
+
+def test_folders_import_from_those_before_them():
+    order = ["texts", "settings", "training", "measures", "analysis", "report", "__main__"]
+    for path in (ROOT / "benchmarks" / "study").rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts[2:]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("benchmarks.study."):
+                imported = node.module.split(".")[2]
+                assert order.index(imported) <= order.index(parts[0]), f"{path} imports {node.module}"
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ from benchmarks.study.analysis import runs
 from benchmarks.study.measures.row import row
 from benchmarks.study.report.write import write
 from benchmarks.study.settings import jobs, scale
-from benchmarks.study.training.collect import collect, data
+from benchmarks.study.training.collect import collect
+from benchmarks.study.training.data import data
 from benchmarks.study.training.finetune import finetune
 
 HERE = Path(__file__).parent

@@ -56,7 +56,8 @@ class Candidate:
 
 def spearman(a, b) -> float:
     """Rank correlation; 0 where one side is constant, which tells nothing about the other."""
-    a, b = rankdata(a), rankdata(b)
+    a = rankdata(a)
+    b = rankdata(b)
     if a.std() == 0 or b.std() == 0:
         return 0.0
     return float(numpy.corrcoef(a, b)[0, 1])

@@ -36,7 +36,8 @@ def follows(candidate: Candidate, few: bool = False):
 
 def choice(rows: list[dict]) -> dict:
     """All candidates ranked on the choosing half, with what they reach on the reporting half."""
-    choosing, reporting = usual(rows, CHOOSE), usual(rows, REPORT)
+    choosing = usual(rows, CHOOSE)
+    reporting = usual(rows, REPORT)
     ranked = []
     for candidate in grid():
         chosen = interval(choosing, follows(candidate))

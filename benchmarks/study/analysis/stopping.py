@@ -12,10 +12,14 @@ def stop(run: dict, read, patience: int = 1) -> tuple[float, float]:
     and epochs spent until ``patience`` evaluations brought no improvement.
     """
     stages = run["stages"][1:]  # early stopping never sees the sanity check
-    best, value, waited = 0, -numpy.inf, 0
+    best = 0
+    value = -numpy.inf
+    waited = 0
     for at, stage in enumerate(stages):
         if read(stage) > value:
-            best, value, waited = at, read(stage), 0
+            best = at
+            value = read(stage)
+            waited = 0
         else:
             waited += 1
             if waited >= patience:

@@ -40,7 +40,8 @@ def _layer(sums, layer, pooled, labels, num_classes) -> dict:
 
 
 def _stage(stage: dict, labels: dict, num_classes: int) -> dict:
-    pooled, extra = stage["pooled"], {}
+    pooled = stage["pooled"]
+    extra = {}
     validation = [sums for split, sums in stage["parts"] if split == "val"]
     first, second, *_ = validation
     whole = sum(validation[1:], start=first)

@@ -75,8 +75,10 @@ def _ridged(cov: Covariances, penalty: float) -> Tensor:
 
 def _without_noise(cov: Covariances, curves, cross: Tensor, shuffled) -> Tensor:
     """(explained(k) - noise(k)) / (explained - noise): labels' noise explains what it would if all else were zero."""
-    n, variance = cov.num_samples, cov.target_gram.trace()
-    explained, noise = cross.square().sum(), shuffled.explained
+    n = cov.num_samples
+    variance = cov.target_gram.trace()
+    explained = cross.square().sum()
+    noise = shuffled.explained
     dof = noise * (n - 1) / variance
     residual = ((1 - explained / variance) * n / max(float(n - 1 - dof), 1.0)).clamp(0, 1)
     whole = explained - residual * noise
