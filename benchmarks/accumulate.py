@@ -3,23 +3,27 @@
 Everything is included: checks, masks, prefix sums, casts, pooling, and the sums in float64. The bare product is timed
 both ways round, and the faster one counts.
 
-python benchmarks/accumulate.py
+python -m benchmarks.accumulate
 """
 
 import argparse
 import statistics
 
 import torch
-from synthetic import empty_moments, hidden_states, padding_mask, targets
-from timing import goal, in_turn, machine, ratios, spread, table
 
+from benchmarks.helpers.synthetic import hidden_states, padding_mask, targets
+from benchmarks.helpers.timing import goal, in_turn, machine, ratios, spread, table
 from ntps_lightning.functional.accumulate import accumulate_
+from ntps_lightning.functional.moments import Moments
 
 
 def measure(d, size, length, device, repeats):
     states, labels = hidden_states(size, length, d, device=device)
-    mask, rows = padding_mask(size, length, device), torch.randn(size * length, 2 * d, device=device)
-    moments, encoded, half = empty_moments(d, device=device), targets(labels), states.bfloat16()
+    mask = padding_mask(size, length, device)
+    rows = torch.randn(size * length, 2 * d, device=device)
+    moments = Moments.zeros(d, 5, device)
+    encoded = targets(labels)
+    half = states.bfloat16()
     seconds = in_turn(
         {
             "bare": lambda: rows[:, :d].T @ rows,

@@ -2,7 +2,7 @@
 
 Their functions are read out of a folder with a copy of their repository and run as they are.
 
-python benchmarks/authors.py FOLDER
+python -m benchmarks.authors FOLDER
 """
 
 import argparse
@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy
 import torch
-from peak import peak_bytes
-from synthetic import empty_moments, hidden_states, padding_mask, targets
-from timing import goal, in_turn, machine, ratios, spread, table
 
+from benchmarks.helpers.peak import peak_bytes
+from benchmarks.helpers.synthetic import hidden_states, padding_mask, targets
+from benchmarks.helpers.timing import goal, in_turn, machine, ratios, spread, table
 from ntps_lightning.functional.accumulate import accumulate_
-from ntps_lightning.functional.moments import covariances
+from ntps_lightning.functional.moments import Moments, covariances
 from ntps_lightning.functional.score import score_details
 
 
@@ -35,7 +35,10 @@ def functions(path):
 
 class Theirs:
     def __init__(self, cache, d, size, layers, device):
-        self.cache, self.size, self.layers, self.device = cache, size, layers, device
+        self.cache = cache
+        self.size = size
+        self.layers = layers
+        self.device = device
         self.sums = cache["initialize_caches"](size, layers, d, 5, device)
 
     def accumulate(self, states, labels, mask):
@@ -47,7 +50,7 @@ class Theirs:
 
 class Ours:
     def __init__(self, d, layers, device):
-        self.moments = [empty_moments(d, device=device) for _ in range(layers)]
+        self.moments = [Moments.zeros(d, 5, device) for _ in range(layers)]
 
     def accumulate(self, states, labels, mask):
         encoded = targets(labels)
@@ -66,9 +69,11 @@ def differences(ours, theirs):
 
 def accumulation(cache, d, size, length, layers, device, repeats):
     parts = [hidden_states(size, length, d, device=device, seed=layer) for layer in range(layers)]
-    states, labels = torch.stack([part[0] for part in parts]), parts[0][1]
+    states = torch.stack([part[0] for part in parts])
+    labels = parts[0][1]
     mask = padding_mask(size, length, device).long()
-    ours, theirs = Ours(d, layers, device), Theirs(cache, d, size, layers, device)
+    ours = Ours(d, layers, device)
+    theirs = Theirs(cache, d, size, layers, device)
     for each in (ours, theirs):
         each.accumulate(states, labels, mask)
     difference = max(differences(ours, theirs))
@@ -93,9 +98,10 @@ def accumulation(cache, d, size, length, layers, device, repeats):
 
 def solve(curve, d, device, repeats, faster_curve):
     parts = hidden_states(max(256, d // 8), 48, d, device=device)
-    ours, theirs = Ours(d, 1, device), None
+    ours = Ours(d, 1, device)
     ours.accumulate(parts[0][None], parts[1], torch.ones(parts[0].shape[:2], dtype=torch.long, device=device))
-    moments, cov = ours.moments[0], covariances(ours.moments[0], center=False)
+    moments = ours.moments[0]
+    cov = covariances(ours.moments[0], center=False)
     theirs = [m.float() for m in (cov.cross, cov.perception, cov.prefix_next, cov.prefix)]
     for what, whole, fractions, limit in (
         ("whole curve", True, numpy.arange(0.05, 1.0, 0.05), faster_curve),
@@ -122,7 +128,8 @@ def main():
         return
     warnings.filterwarnings("ignore")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    cache, curve = functions(args.folder / "cache.py"), functions(args.folder / "K_sweep.py")
+    cache = functions(args.folder / "cache.py")
+    curve = functions(args.folder / "K_sweep.py")
     rows = [
         *accumulation(cache, 576, 32, 64, 31, device, args.repeats),
         *accumulation(cache, 2048, 32, 64, 17, device, args.repeats // 3 + 1),

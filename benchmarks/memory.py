@@ -1,6 +1,6 @@
 """Peak memory beyond the states: of adding a batch, of solving, and of the callback as a whole, against what is stated.
 
-python benchmarks/memory.py
+python -m benchmarks.memory
 """
 
 import argparse
@@ -9,13 +9,14 @@ import warnings
 
 import lightning.pytorch as pl
 import torch
-from overhead import llama
-from peak import peak_bytes
-from synthetic import empty_moments, hidden_states, targets
-from timing import goal, machine, table
 
+from benchmarks.helpers.modules import llama
+from benchmarks.helpers.peak import peak_bytes
+from benchmarks.helpers.synthetic import hidden_states, targets
+from benchmarks.helpers.timing import goal, machine, table
 from ntps_lightning import NTPSCallback
 from ntps_lightning.functional.accumulate import accumulate_
+from ntps_lightning.functional.moments import Moments
 from ntps_lightning.functional.score import score_details
 from ntps_lightning.memory import scratch_bytes, state_bytes
 
@@ -27,7 +28,8 @@ def row(what, measured, stated):
 
 def parts(d, device):
     states, labels = hidden_states(256, 64, d, device=device)
-    moments, encoded = empty_moments(d, device=device), targets(labels)
+    moments = Moments.zeros(d, 5, device)
+    encoded = targets(labels)
     adding = [peak_bytes(lambda n=n: accumulate_(moments, states[:n], encoded[:n])) for n in (64, 128, 256)]
     for n, peak in zip((64, 128, 256), adding, strict=True):
         yield row(f"d={d}, adding {n}x64 tokens", peak, scratch_bytes(d))

@@ -1,29 +1,22 @@
 """What NTPSCallback costs a validation epoch: the same epoch with and without it, in turn, in one run.
 
-python benchmarks/overhead.py            # SmolLM2-135M, BBC news; with a GPU also the shapes of Llama-3-8B
+python -m benchmarks.overhead            # SmolLM2-135M, BBC news; with a GPU also the shapes of Llama-3-8B
 """
 
 import argparse
 import logging
 import statistics
-import sys
 import tempfile
 import time
 import warnings
-from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from timing import goal, machine, ratios, spread, table
-from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, DataCollatorWithPadding, LlamaConfig, LlamaForSequenceClassification
 
+from benchmarks.helpers.modules import llama, smollm2
+from benchmarks.helpers.timing import goal, machine, ratios, spread, table
 from ntps_lightning import NTPSCallback
-
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
-import offline
-from finetune_lora import LoraClassifier, windows
 
 CONFIGURATIONS = {"without": None, "layers=-1": -1, 'layers="all"': "all"}
 
@@ -54,39 +47,6 @@ def measure(what, module, loader, repeats, limits, precision="highest"):
         found = ratios(values, seconds["without"])
         judged = goal(statistics.median(found), limits[name]) if name in limits else ("", "")
         yield [f"{what}, {name}", spread(values), spread(found, 3), *judged]
-
-
-def smollm2(samples, window, batch_size):
-    path = offline.smollm2()
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    tokenizer.pad_token = tokenizer.eos_token
-    texts, names = offline.bbc_news()
-    labels = [sorted(set(names)).index(name) for name in names]
-    data = windows(tokenizer, texts, labels, window, samples, torch.Generator().manual_seed(0))
-    loader = DataLoader(data, batch_size=batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
-    return LoraClassifier(path, 5, adapted_layers=6, learning_rate=0.0), loader
-
-
-class Llama(pl.LightningModule):
-    """Random weights of the shapes of Llama-3-8B, in bfloat16."""
-
-    def __init__(self, **sizes):
-        super().__init__()
-        shapes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256}
-        heads = {"num_attention_heads": 32, "num_key_value_heads": 8}
-        config = LlamaConfig(**{**shapes, **heads, **sizes}, num_labels=5, pad_token_id=0, dtype=torch.bfloat16)
-        self.model = LlamaForSequenceClassification(config).bfloat16()
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val_loss", self.model(**batch).loss)
-
-
-def llama(samples, length, batch_size, **sizes):
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        module = Llama(**sizes)
-    vocabulary = module.model.config.vocab_size
-    data = [{"input_ids": torch.randint(1, vocabulary, (length,)), "labels": i % 5} for i in range(samples)]
-    return module, DataLoader(data, batch_size=batch_size)
 
 
 def main():

@@ -1,6 +1,6 @@
 """The cost model of docs/SCALING.md: what a layer takes, for 1B to 405B parameters and 1 to 512 ranks.
 
-python benchmarks/scaling.py
+python -m benchmarks.scaling
 """
 
 import argparse
@@ -8,10 +8,11 @@ import math
 import statistics
 
 import torch
-from synthetic import empty_moments, hidden_states, targets
-from timing import in_turn, machine, table
 
+from benchmarks.helpers.synthetic import hidden_states, targets
+from benchmarks.helpers.timing import in_turn, machine, table
 from ntps_lightning.functional.accumulate import accumulate_, batch_moments
+from ntps_lightning.functional.moments import Moments
 from ntps_lightning.functional.score import score_details
 from ntps_lightning.memory import scratch_bytes, state_bytes
 
@@ -24,12 +25,14 @@ MODELS = (
 )
 RANKS = (1, 8, 64, 512)
 ADDING = 10 / 3  # d² flops a token: C1, and six of nine blocks of C0
-ONE_K, WHOLE_CURVE = 4.0, 25.0  # d³ flops, float64: factorisations and triangular solves; full decompositions on top
+ONE_K = 4.0  # d³ flops, float64: factorisations and triangular solves
+WHOLE_CURVE = 25.0  # the same, with full decompositions on top
 
 
 def per_layer(rates):
     for name, parameters, d, layers in MODELS:
-        adding, forward = ADDING * d**2, 2 * parameters / layers
+        adding = ADDING * d**2
+        forward = 2 * parameters / layers
         yield [
             f"{name}, d={d}",
             f"{adding / 1e6:.0f}",
@@ -58,7 +61,8 @@ def measured():
     """The same counts over the seconds that they take here."""
     for d, tokens in ((576, 4096), (2048, 4096)):
         states, labels = hidden_states(tokens // 64, 64, d)
-        moments, encoded = empty_moments(d), targets(labels)
+        moments = Moments.zeros(d, 5)
+        encoded = targets(labels)
         full = batch_moments(*hidden_states(max(256, d // 8), 48, d), num_classes=5)
         runs = {
             "adding": lambda m=moments, s=states, e=encoded: accumulate_(m, s, e),

@@ -1,15 +1,15 @@
 """What a score costs once the moments are there: one k by iteration, and the whole curve by full decompositions.
 
-python benchmarks/solve.py
+python -m benchmarks.solve
 """
 
 import argparse
 import statistics
 
 import torch
-from synthetic import hidden_states
-from timing import goal, in_turn, machine, spread, table
 
+from benchmarks.helpers.synthetic import hidden_states
+from benchmarks.helpers.timing import goal, in_turn, machine, spread, table
 from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.score import score_details
 
@@ -26,7 +26,8 @@ def measure(d, device, repeats):
         "whole curve": lambda: found.update(whole=score_details(moments)),
     }
     seconds = in_turn(functions, repeats, warm_up=d < 4096)
-    one, whole = found["one"], found["whole"]
+    one = found["one"]
+    whole = found["whole"]
     off = max(abs(getattr(one, name) - getattr(whole, name)) for name in ("score", "captured", "null"))
     for name, values in seconds.items():
         judged = goal(statistics.median(values), LIMITS[device][name], unit=" s") if d == 4096 else ("", "")

@@ -2,7 +2,7 @@
 
 Bytes are those that the loopback interface counts, over real processes (gloo).
 
-python benchmarks/sync.py
+python -m benchmarks.sync
 """
 
 import argparse
@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from peak import peak_bytes
-from synthetic import hidden_states
-from timing import goal, ratios, spread, table
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from benchmarks.helpers.peak import peak_bytes
+from benchmarks.helpers.synthetic import hidden_states
+from benchmarks.helpers.timing import goal, ratios, spread, table
 from ntps_lightning import NextTokenPerceptionScore
 from ntps_lightning.distributed import gather
 

@@ -1,15 +1,14 @@
 """LoRA on a small language model, watched and stopped by its Next Token Perception Score.
 
-python examples/finetune_lora.py                                  # offline: SmolLM2-135M on BBC news
-python examples/finetune_lora.py --model Qwen/Qwen2-0.5B --dataset stanfordnlp/sst2 --text-column sentence
-python examples/finetune_lora.py --dataset reviews.csv --text-column text --label-column stars
+python -m examples.finetune_lora                                  # offline: SmolLM2-135M on BBC news
+python -m examples.finetune_lora --model Qwen/Qwen2-0.5B --dataset stanfordnlp/sst2 --text-column sentence
+python -m examples.finetune_lora --dataset reviews.csv --text-column text --label-column stars
 """
 
 import argparse
 from pathlib import Path
 
 import lightning.pytorch as pl
-import offline
 import torch
 from datasets import Dataset, load_dataset
 from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding
 
+from examples import offline
 from ntps_lightning import NTPSCallback
 from ntps_lightning.figures import curve_figure
 

@@ -1,7 +1,7 @@
 """Does the score mean what it says? Everything that STUDY.md reports, from packages alone.
 
-python benchmarks/study            # resumes where it stopped; a run whose row is in results/rows.jsonl is done
-python benchmarks/study --smoke    # two small runs, in minutes, reported in build/study/smoke
+python -m benchmarks.study            # resumes where it stopped; a run whose row is in results/rows.jsonl is done
+python -m benchmarks.study --smoke    # two small runs, in minutes, reported in build/study/smoke
 """
 
 import argparse
@@ -11,14 +11,16 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import report
-import results
 import torch
 import transformers
-from collect import collect, data
-from finetune import finetune
-from rows import row
-from settings import jobs, scale
+
+from benchmarks.study.analysis import runs
+from benchmarks.study.measures.row import row
+from benchmarks.study.report.write import write
+from benchmarks.study.settings import jobs, scale
+from benchmarks.study.training.collect import collect
+from benchmarks.study.training.data import data
+from benchmarks.study.training.finetune import finetune
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -71,7 +73,7 @@ def main():
     file = cache / "rows.jsonl" if args.smoke else HERE / "results" / "rows.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     todo = jobs(args.smoke)
-    done = [entry["job"] for entry in results.read(file)]
+    done = [entry["job"] for entry in runs.read(file)]
     for number, job in enumerate(todo, 1):
         if asdict(job) not in done:
             found = run(job, args.smoke, cache, bar(f"[{number}/{len(todo)}]"))
@@ -79,9 +81,9 @@ def main():
                 rows.write(json.dumps(found, separators=(",", ":")) + "\n")
             print(f"[{number}/{len(todo)}] {job.name}: row written", flush=True)
     if args.smoke:
-        report.write(results.read(file), cache, cache)
+        write(runs.read(file), cache, cache)
     else:
-        report.write(results.read(file), file.parent, ROOT / "docs" / "study", ROOT / "STUDY.md")
+        write(runs.read(file), file.parent, ROOT / "docs" / "study", ROOT / "STUDY.md")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 
-from texts import READERS
+from benchmarks.study.texts.readers import READERS
 
 
 @dataclass(frozen=True)

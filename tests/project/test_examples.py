@@ -16,7 +16,6 @@ from ntps_lightning.callback.logged import logged_keys
 from tests.support import ROOT
 from tests.support.models import tiny_config
 
-EXAMPLE = ROOT / "examples" / "finetune_lora.py"
 SUBJECTS = {"sport": "the team won the match and the coach cheered", "money": "the bank raised its rate as shares fell"}
 
 
@@ -40,8 +39,8 @@ def test_example_on_a_local_model_and_a_csv_file(files):
     arguments = ["--model", str(files / "model"), "--dataset", str(files / "texts.csv"), "--logs", str(files / "logs")]
     arguments += ["--text-column", "body", "--label-column", "topic", "--epochs", "2", "--train-samples", "32"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(files / "cache")}
-    command = [sys.executable, str(EXAMPLE), *arguments]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", "examples.finetune_lora", *arguments]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     table = run.stdout.splitlines()
     (head,) = (i for i, line in enumerate(table) if line.split()[:1] == ["epoch"])

@@ -3,8 +3,6 @@
 import torch
 from torch.nn.functional import one_hot
 
-from ntps_lightning.functional.moments import Moments, moment_shapes
-
 
 def hidden_states(size, length, d, dtype=torch.float32, device="cpu", seed=0):
     """``(N, T, d)`` states whose tokens remember those before, and ``(N,)`` labels of five classes."""
@@ -24,12 +22,6 @@ def padding_mask(size, length, device="cpu"):
     """Lengths from half to all of ``length``, padded on the right."""
     lengths = torch.randint(length // 2, length + 1, (size, 1), generator=torch.Generator().manual_seed(0))
     return (torch.arange(length) < lengths).to(device)
-
-
-def empty_moments(d, num_classes=5, device="cpu"):
-    """Sums over no samples."""
-    shapes = moment_shapes(d, num_classes).items()
-    return Moments(**{name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes})
 
 
 def targets(labels, num_classes=5):

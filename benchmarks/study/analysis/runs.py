@@ -4,12 +4,13 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from candidate import bootstrap
-from settings import Job
-from texts import READERS
+from benchmarks.study.analysis.candidate import bootstrap
+from benchmarks.study.settings import Job
+from benchmarks.study.texts.readers import READERS
 
 # Settings were chosen on the first five data sets; what is reported is measured on the other five.
-CHOOSE, REPORT = list(READERS)[:5], list(READERS)[5:]
+CHOOSE = list(READERS)[:5]
+REPORT = list(READERS)[5:]
 
 
 def read(file: Path) -> list[dict]:

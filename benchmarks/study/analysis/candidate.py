@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy
 from scipy.stats import rankdata
-from sweep import KS
+
+from benchmarks.study.measures.sweep import KS
 
 SHARES = 1e-4  # unit of the shares in a row
 
@@ -55,7 +56,8 @@ class Candidate:
 
 def spearman(a, b) -> float:
     """Rank correlation; 0 where one side is constant, which tells nothing about the other."""
-    a, b = rankdata(a), rankdata(b)
+    a = rankdata(a)
+    b = rankdata(b)
     if a.std() == 0 or b.std() == 0:
         return 0.0
     return float(numpy.corrcoef(a, b)[0, 1])

@@ -8,14 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-import accumulate
-import memory
-import overhead
-import scaling
-import solve
-import sync
-import timing
+from benchmarks import accumulate, memory, overhead, scaling, solve, sync
+from benchmarks.helpers import timing
+from benchmarks.helpers.modules import llama
+from benchmarks.helpers.peak import peak_bytes
 
 
 def test_accumulate_and_solve():
@@ -29,7 +25,7 @@ def test_accumulate_and_solve():
 def test_overhead_of_a_tiny_llama(monkeypatch):
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 50}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
-    rows = list(overhead.measure("tiny", *overhead.llama(20, 8, 4, **sizes, **heads), 1, {"layers=-1": 1.02}))
+    rows = list(overhead.measure("tiny", *llama(20, 8, 4, **sizes, **heads), 1, {"layers=-1": 1.02}))
     assert rows[0][2].split()[0] == "1.000"
     assert [row[-1] in ("met", "MISSED") for row in rows] == [False, True, False]
 
@@ -40,7 +36,8 @@ def test_memory_stays_within_what_is_stated():
 
 
 def test_sync_moves_no_more_than_a_ring_and_takes_no_memory_for_ranks():
-    d, found = 256, sync.measure(2, 256)
+    d = 256
+    found = sync.measure(2, 256)
     states = (3 * d**2 + 12 * d) * 8
     own = [sent for name, (_, sent) in found.items() if "torchmetrics" not in name]
     assert all(sent < 2 * states for sent in own)  # twice a ring all-reduce over two ranks
@@ -65,7 +62,5 @@ def test_goals_and_tables(capsys):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
 def test_the_peak_is_that_of_the_call():
-    from peak import peak_bytes
-
     peak = peak_bytes(lambda: torch.zeros(2**23).add_(1).sum())
     assert peak == pytest.approx(2**25, rel=0.5)

@@ -34,7 +34,8 @@ def runs(found: dict) -> str:
 
 def choice(ranked: dict, named: dict) -> str:
     """The named candidates and the best of every family, best first."""
-    seen, rows = set(), []
+    seen = set()
+    rows = []
     for rank, (name, entry) in enumerate(ranked.items(), 1):
         family = entry["candidate"].family
         if family not in seen or entry["candidate"] in named.values():

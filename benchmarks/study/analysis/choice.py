@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from candidate import Candidate, tracking
-from results import CHOOSE, REPORT, interval, usual
-from sweep import KS
+from benchmarks.study.analysis.candidate import Candidate, tracking
+from benchmarks.study.analysis.runs import CHOOSE, REPORT, interval, usual
+from benchmarks.study.measures.sweep import KS
 
 LOG_FAMILIES = ("ntps_log", "ortho_log", "captured_log")
 K_FAMILIES = ("ntps", "ntps_lift", "ortho", "ortho_lift", "captured", "captured_lift", "captured_dof")
@@ -36,7 +36,8 @@ def follows(candidate: Candidate, few: bool = False):
 
 def choice(rows: list[dict]) -> dict:
     """All candidates ranked on the choosing half, with what they reach on the reporting half."""
-    choosing, reporting = usual(rows, CHOOSE), usual(rows, REPORT)
+    choosing = usual(rows, CHOOSE)
+    reporting = usual(rows, REPORT)
     ranked = []
     for candidate in grid():
         chosen = interval(choosing, follows(candidate))

@@ -3,9 +3,10 @@
 from functools import partial
 
 import numpy
-from candidate import SHARES, Candidate, spearman, tracking
-from results import REPORT, gain, interval, usual
-from sweep import KS
+
+from benchmarks.study.analysis.candidate import SHARES, Candidate, spearman, tracking
+from benchmarks.study.analysis.runs import REPORT, gain, interval, usual
+from benchmarks.study.measures.sweep import KS
 
 BESIDE = ["principal components", "in-sample R² of the probe", "H-score", "RankMe", "validation loss (minus)"]
 

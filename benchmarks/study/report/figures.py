@@ -5,13 +5,17 @@ from pathlib import Path
 
 import matplotlib
 import numpy
-from sweep import KS
+
+from benchmarks.study.measures.sweep import KS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 plt.rcParams |= {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 130}
-RED, GREY, BLUE, GREEN = "#c1272d", "#888888", "#1f5fa8", "#2e8b57"
+RED = "#c1272d"
+GREY = "#888888"
+BLUE = "#1f5fa8"
+GREEN = "#2e8b57"
 
 
 def _save(figure, path: Path) -> None:
@@ -27,7 +31,8 @@ def training(runs: list[dict], candidate, captured, path: Path) -> None:
         2 * len(models), len(data), figsize=(1.5 * len(data), 2.3 * len(models)), squeeze=False, sharex=True
     )
     for run in runs:
-        row, column = 2 * models.index(run["job"]["model"]), data.index(run["job"]["data"])
+        row = 2 * models.index(run["job"]["model"])
+        column = data.index(run["job"]["data"])
         top, bottom = axes[row : row + 2, column]
         epochs = [s["epoch"] for s in run["stages"]]
         top.plot(epochs, [candidate.of(s["sweep"]) for s in run["stages"]], color=RED, marker=".", label="ntps")
@@ -99,7 +104,8 @@ def gains(runs: list[dict], named: dict, gain, path: Path) -> None:
     for axis, (name, read) in zip(axes, readers.items(), strict=True):
         for model, color in (("smollm2", RED), ("gemma3", BLUE)):
             mine = [r for r in runs if r["job"]["model"] == model]
-            x, y = [read(r["stages"][0]) for r in mine], [gain(r) for r in mine]
+            x = [read(r["stages"][0]) for r in mine]
+            y = [gain(r) for r in mine]
             axis.scatter(x, y, color=color, s=12, label=model)
             for r, a, b in zip(mine, x, y, strict=True):
                 axis.annotate(r["job"]["data"], (a, b), fontsize=4, xytext=(2, 2), textcoords="offset points")
@@ -118,7 +124,8 @@ def controls(runs: dict[str, dict], named: dict, path: Path) -> None:
     )
     for column, (title, run) in enumerate(runs.items()):
         for row, (name, candidate) in enumerate(named.items()):
-            axis, epochs = axes[row, column], [s["epoch"] for s in run["stages"]]
+            axis = axes[row, column]
+            epochs = [s["epoch"] for s in run["stages"]]
             axis.plot(epochs, [candidate.of(s["sweep"]) for s in run["stages"]], color=RED, marker=".")
             axis.plot(epochs, [candidate.null(s["sweep"]) for s in run["stages"]], "--", color=GREY)
             axis.set_ylim(bottom=0)

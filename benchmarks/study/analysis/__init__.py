@@ -1,0 +1,1 @@
+"""From the rows of all runs to what is reported."""

@@ -1,0 +1,1 @@
+"""From the moments and pooled states of a run to its row of numbers."""

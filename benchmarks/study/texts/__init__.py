@@ -1,0 +1,1 @@
+"""Labelled texts out of package archives, and their windows of tokens."""
