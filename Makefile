@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all compatibility lint bench study study-smoke clean
+.PHONY: demo test test-all compatibility lint dist bench study study-smoke clean
 
 demo: .venv/demo
 	$(BIN)/python -m examples.finetune_lora
@@ -21,7 +21,13 @@ compatibility: .venv/dev
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict ntps_lightning
+	$(BIN)/mypy
+
+# Wheel and sdist, and the wheel alone in an environment of its own.
+dist: .venv/dev
+	rm -rf dist
+	$(BIN)/python -m build
+	.ci/check-dist
 
 # Six tables; AUTHORS=<folder> is a copy of github.com/Yu-AngCheng/NTPS to compare with in the second.
 bench: .venv/demo

@@ -66,9 +66,11 @@ def main():
     if torch.cuda.is_available():
         del module
         for precision in ("highest", "high"):
-            parts = llama(samples=256, length=512, batch_size=8)
+            module, loader = llama(samples=256, length=512, batch_size=8)
             limits = {"layers=-1": 1.02, 'layers="all"': 1.25}
-            rows += measure(f'Llama-3-8B shapes, precision="{precision}"', *parts, args.repeats, limits, precision)
+            rows += measure(
+                f'Llama-3-8B shapes, precision="{precision}"', module, loader, args.repeats, limits, precision
+            )
     table(
         f"3. Overhead on a validation epoch [{machine()}]", ["epoch", "s: median (min-max)", "ratio", "goal", ""], rows
     )

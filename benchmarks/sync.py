@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from benchmarks.helpers.peak import peak_bytes
@@ -88,7 +88,7 @@ def solver(rank, world_size, d, folder):
 
 def measure(world_size, d, work=worker):
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(work, (world_size, d, folder), nprocs=world_size)
+        spawn(work, (world_size, d, folder), nprocs=world_size)
         return torch.load(f"{folder}/found.pt")
 
 

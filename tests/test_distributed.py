@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from ntps_lightning import NextTokenPerceptionScore
 from tests.support.data import pad, sequences
@@ -34,7 +34,7 @@ def test_an_empty_rank_and_going_on_after_a_result(rng, tmp_path):
     hidden, mask = pad(samples, filler=0)
     labels = torch.tensor(labels)
     torch.save((hidden, mask, labels), tmp_path / "data.pt")
-    mp.spawn(_metric_worker, args=(str(tmp_path), str(tmp_path / "meeting")), nprocs=2)
+    spawn(_metric_worker, args=(str(tmp_path), str(tmp_path / "meeting")), nprocs=2)
     expected = []
     for end in (80, 120):
         metric = NextTokenPerceptionScore(6, 3)

@@ -29,7 +29,8 @@ class Llama(pl.LightningModule):
         super().__init__()
         shapes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256}
         heads = {"num_attention_heads": 32, "num_key_value_heads": 8}
-        config = LlamaConfig(**{**shapes, **heads, **sizes}, num_labels=5, pad_token_id=0, dtype=torch.bfloat16)
+        others = {"num_labels": 5, "pad_token_id": 0, "dtype": torch.bfloat16}
+        config = LlamaConfig(**{**shapes, **heads, **sizes}, **others)
         self.model = LlamaForSequenceClassification(config).bfloat16()
 
     def validation_step(self, batch, batch_idx):

@@ -25,7 +25,8 @@ def test_accumulate_and_solve():
 def test_overhead_of_a_tiny_llama(monkeypatch):
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 50}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
-    rows = list(overhead.measure("tiny", *llama(20, 8, 4, **sizes, **heads), 1, {"layers=-1": 1.02}))
+    module, batches = llama(20, 8, 4, **sizes, **heads)
+    rows = list(overhead.measure("tiny", module, batches, 1, {"layers=-1": 1.02}))
     assert rows[0][2].split()[0] == "1.000"
     assert [row[-1] in ("met", "MISSED") for row in rows] == [False, True, False]
 

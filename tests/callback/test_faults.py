@@ -95,7 +95,8 @@ def test_a_bad_value_costs_one_score_and_nothing_else(tmp_path, value):
 def test_monitors_live_without_a_baseline(tmp_path):
     callback, seen = NTPSCallback(), Seen()
     stopping = EarlyStopping("ntps/gain", mode="max", patience=1)
-    with pytest.warns(UserWarning, match="`ntps/gain` counts from step 12"):
+    counted = pytest.warns(UserWarning, match="`ntps/gain` counts from step 12")
+    with counted, pytest.warns(UserWarning, match="NaN or Inf at valid tokens"):
         make_trainer(tmp_path, callbacks=[callback, stopping, seen], max_epochs=3).fit(
             Poisoned(math.nan, {0, 1}), loader(), loader(60, seed=1)
         )

@@ -157,6 +157,7 @@ def test_padding_on_either_side(tmp_path, side):
     assert history[1]["ntps/score"] == pytest.approx(module.score(1), rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:the model is called without an attention_mask")
 @pytest.mark.compatibility("Passes", "no mask", "every token counts; the definition, 1e-5")
 def test_without_a_mask_every_token_counts(tmp_path):
     class Unmasked(Recording):

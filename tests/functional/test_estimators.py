@@ -9,7 +9,7 @@ import torch
 from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.estimators import h_score, rankme
 from ntps_lightning.functional.moments import covariances
-from ntps_lightning.functional.subspaces import whitening
+from ntps_lightning.functional.whitening import whitening
 from tests.support.data import pad, sequences
 from tests.support.oracle import pool, regularised
 

@@ -8,8 +8,9 @@ import torch
 
 from ntps_lightning.functional import krylov
 from ntps_lightning.functional.accumulate import batch_moments
+from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.functional.krylov import leading_eigenvectors
-from ntps_lightning.functional.score import NTPSDetails, score_details
+from ntps_lightning.functional.score import score_details
 from ntps_lightning.functional.subspaces import autoregressive_subspace
 from tests.support.data import pad, sequences
 

@@ -20,8 +20,8 @@ def shuffled_curves(hidden, mask, targets, **options):
         order = torch.randperm(len(targets), generator=generator)
         actual = score_details(batch_moments(hidden, targets[order], mask), **options)
         rows.append(torch.stack([actual.curve, actual.captured_curve]))
-    rows = torch.stack(rows)
-    return rows.mean(0), rows.std(0) / SHUFFLES**0.5
+    curves = torch.stack(rows)
+    return curves.mean(0), curves.std(0) / SHUFFLES**0.5
 
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-2, 0.3])

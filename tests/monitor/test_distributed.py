@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 from transformers import LlamaForSequenceClassification
 
 from ntps_lightning import NTPSMonitor
@@ -49,7 +49,7 @@ def worker(rank, out, how):
 
 
 def run(tmp_path, how):
-    mp.spawn(worker, args=(str(tmp_path), how), nprocs=2)
+    spawn(worker, args=(str(tmp_path), how), nprocs=2)
     return [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch import LightningDataModule
@@ -25,14 +26,19 @@ class Data(LightningDataModule):
 
 
 def test_there_are_snippets():
-    assert len(SNIPPETS) == 4
+    assert len(SNIPPETS) == 5
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.strip().splitlines()[-1][:40])
 def test_snippet_runs(snippet, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = LoraModule()
-    names = {"my_existing_module": module, "datamodule": Data(), "model": module.model, "batches": list(loader())}
+    names: dict[str, Any] = {
+        "my_existing_module": module,
+        "datamodule": Data(),
+        "model": module.model,
+        "batches": list(loader()),
+    }
     exec(compile(snippet, "README.md", "exec"), names)
     if "trainer" in names:
         assert "ntps/score" in names["trainer"].callback_metrics

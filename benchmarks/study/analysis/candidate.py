@@ -43,7 +43,7 @@ class Candidate:
         back = int(self.view.split()[1])
         return f"layer{inputs[back]}" if len(inputs) >= -back else ""
 
-    def null(self, sweep: dict) -> float:
+    def null(self, sweep: dict) -> float | None:
         """What shuffled labels would give at the same place."""
         return replace(self, family=f"{self.family}_null").of(sweep)
 
@@ -74,4 +74,5 @@ def bootstrap(values: dict[str, list[float]], repeats: int = 2000) -> tuple[floa
     """Mean over data sets, and a 95% interval from resampling data sets: ``values[data]`` stays together."""
     groups = [numpy.mean(v) for v in values.values()]
     draws = numpy.random.default_rng(0).choice(groups, (repeats, len(groups))).mean(1)
-    return float(numpy.mean(groups)), *map(float, numpy.quantile(draws, (0.025, 0.975)))
+    low, high = numpy.quantile(draws, (0.025, 0.975))
+    return float(numpy.mean(groups)), float(low), float(high)

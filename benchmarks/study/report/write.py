@@ -38,7 +38,7 @@ def write(rows: list[dict], folder: Path, pictures: Path, document: Path | None 
     both = {"ntps": chosen, "captured": captured}
     figures.training(runs, chosen, captured, pictures / "training.png")
     figures.choice(found["choice"], pictures / "choice.png")
-    figures.layers(runs, *(_on_layers(c) for c in (chosen, captured)), pictures / "layers.png")
+    figures.layers(runs, _on_layers(chosen), _on_layers(captured), pictures / "layers.png")
     figures.gains(runs, both, gain, pictures / "gain.png")
     figures.controls({run_name(r): r for r in rows if is_control(r)}, both, pictures / "controls.png")
     figures.stopping(found["stopping"][1], pictures / "stopping.png")
