@@ -44,6 +44,7 @@ def recorded(model, batches, layer):
 def test_every_layer_equals_the_oracle(model):
     batches, monitor = list(loader(60)), NTPSMonitor(model, layers="all", num_classes=CLASSES, k=3)
     show(monitor, model, batches)
+    assert hooks_on(model) == 0
     found = monitor.compute()
     assert list(found) == monitor.layers == list(range(LAYERS + 1))
     for layer, details in found.items():
@@ -51,7 +52,6 @@ def test_every_layer_equals_the_oracle(model):
         expected = oracle.ntps(samples, oracle.one_hot(labels, CLASSES), 3, CLASSES - 1, ridge=0.1)
         assert details.score == pytest.approx(expected, rel=1e-5)
         assert details.num_samples == monitor.samples_seen == 60
-    assert hooks_on(model) == 0
 
 
 def test_compute_again_is_the_same_and_reset_begins_anew(model):
