@@ -13,7 +13,7 @@ from ntps_lightning.errors import SetupError
 BatchItem = str | int | Callable[[Any], Any]
 
 
-def item(batch: Any, where: BatchItem, what: str) -> Tensor:
+def read_item(batch: Any, where: BatchItem, what: str) -> Tensor:
     """The item of a batch that ``where`` names, as a tensor."""
     if batch is None:
         raise SetupError("validation_step takes a dataloader_iter, so that no batch is seen; take (batch, batch_idx)")

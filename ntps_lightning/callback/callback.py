@@ -205,7 +205,7 @@ class NTPSCallback(Callback):
         if self._epoch is None:
             self._monitored.hold(trainer, self._keys, self._records.last_valid)
         elif trainer.sanity_checking and not self._records.baseline.in_sanity_check:
-            self._epoch.look()
+            self._epoch.check_seen()
         else:
             self._measure(trainer, pl_module, self._epoch)
         self._stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ntps_lightning.callback.batch import BatchItem, input_ids, item
+from ntps_lightning.callback.batch import BatchItem, input_ids, read_item
 from ntps_lightning.callback.guard import Guard
 from ntps_lightning.callback.sharding import own_samples
 from ntps_lightning.functional.details import NTPSDetails
@@ -43,8 +43,8 @@ class ValidationEpoch:
         if monitor is None:
             return
         with self._guard.measuring(self._trainer, monitor):
-            found = item(batch, labels, "labels")
-            mask = None if attention_mask is None else item(batch, attention_mask, "attention_mask")
+            found = read_item(batch, labels, "labels")
+            mask = None if attention_mask is None else read_item(batch, attention_mask, "attention_mask")
             own = own_samples(self._trainer, dataloader_idx, monitor.samples_seen, len(found))
             self._batch = monitor.batch(found, input_ids=input_ids(batch), attention_mask=mask, keep=own)
             self._batch.open()
@@ -56,7 +56,7 @@ class ValidationEpoch:
                 self._batch.close()
             self._batch = None
 
-    def look(self) -> None:
+    def check_seen(self) -> None:
         """End at a few batches that no score comes of: they show whether one can be measured."""
         if self._guard.agree() and self._monitor is not None:
             with self._guard.measuring(self._trainer):

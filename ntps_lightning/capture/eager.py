@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import torch
 
 
-class _EagerWhileHeard:
+class _ForceEager:
     """Compiled code ignores hooks that it was not compiled with, and would be compiled anew, deaf again, with them."""
 
     def __init__(self) -> None:
@@ -27,4 +27,4 @@ class _EagerWhileHeard:
             self._stance.close()
 
 
-EAGER_WHILE_HEARD = _EagerWhileHeard()
+FORCE_EAGER = _ForceEager()

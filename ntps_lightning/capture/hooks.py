@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ntps_lightning.capture.backbone import Backbone
-from ntps_lightning.capture.eager import EAGER_WHILE_HEARD
+from ntps_lightning.capture.eager import FORCE_EAGER
 from ntps_lightning.capture.forward_inputs import (
     ForwardInputs,
     first_tensor,
@@ -53,7 +53,7 @@ class LayerHooks:
     def install(self) -> None:
         """Start listening."""
         self.remove()
-        EAGER_WHILE_HEARD.enter()
+        FORCE_EAGER.enter()
         decoder, layers = self._backbone.decoder, self._backbone.layers
         add, guarded = self._handles.append, self._guarded
         if self._backbone.model is not None:
@@ -73,7 +73,7 @@ class LayerHooks:
         """Stop listening; no trace stays on the model."""
         if not self._handles:
             return
-        EAGER_WHILE_HEARD.leave()
+        FORCE_EAGER.leave()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
