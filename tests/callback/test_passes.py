@@ -396,9 +396,9 @@ def test_modules_of_plain_pytorch(tmp_path, name):
     }
     backbone = module.inner["backbone"].eval()
     batch = next(iter(loader()))
-    with capture_representations(backbone, layers="all") as captured:
+    with capture_representations(backbone, layers="all") as representations:
         backbone(batch["input_ids"], batch["attention_mask"])
-    assert all(torch.equal(captured[i], state) for i, state in enumerate(backbone.states))
+    assert all(torch.equal(representations[i], state) for i, state in enumerate(backbone.states))
 
 
 def test_layers_of_nested_tensors_are_left_alone():
@@ -406,9 +406,9 @@ def test_layers_of_nested_tensors_are_left_alone():
     encoder = nn.TransformerEncoder(layer, 2).eval()
     hidden, padding = torch.randn(4, 7, HIDDEN), torch.zeros(4, 7, dtype=torch.bool)
     padding[1, 4:] = True
-    with torch.no_grad(), capture_representations(encoder) as captured:
+    with torch.no_grad(), capture_representations(encoder) as representations:
         output = encoder(hidden, src_key_padding_mask=padding)
-    assert torch.equal(captured[-1], output)
-    assert torch.equal(captured.attention_mask, ~padding)
+    assert torch.equal(representations[-1], output)
+    assert torch.equal(representations.attention_mask, ~padding)
     with pytest.raises(ValueError, match="for the 0 layers of TransformerEncoder"):
         find_backbone(encoder, encoder).resolve([1])

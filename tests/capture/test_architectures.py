@@ -80,12 +80,12 @@ CASES = [
 
 
 def captured_states(module: nn.Module, model: nn.Module, batch: dict[str, Tensor]) -> list[Tensor]:
-    with torch.no_grad(), capture_representations(module, layers="all") as captured:
+    with torch.no_grad(), capture_representations(module, layers="all") as representations:
         model(**batch)
-    assert list(captured) == list(range(LAYERS + 1))
-    assert captured[-1] is captured[LAYERS]
-    assert torch.equal(captured.attention_mask, batch["attention_mask"])
-    return list(captured.values())
+    assert list(representations) == list(range(LAYERS + 1))
+    assert representations[-1] is representations[LAYERS]
+    assert torch.equal(representations.attention_mask, batch["attention_mask"])
+    return list(representations.values())
 
 
 def assert_equals_output_hidden_states(states: list[Tensor], model: nn.Module, batch: dict[str, Tensor]) -> None:
@@ -124,10 +124,10 @@ def test_a_model_deep_inside_a_module(name, batch):
 @pytest.mark.compatibility("Models", "Gemma 3n (text), last layer alone", "causal LM")
 def test_layers_of_several_streams_are_refused_but_the_last(batch):
     model = AutoModelForCausalLM.from_config(GEMMA_3N()).eval()
-    with torch.no_grad(), capture_representations(model) as captured:
+    with torch.no_grad(), capture_representations(model) as representations:
         model(**batch)
         expected = model.model(**batch).last_hidden_state
-    assert torch.equal(captured[-1], expected)
+    assert torch.equal(representations[-1], expected)
     with (
         pytest.raises(
             ValueError, match=r"layer 1 of Gemma3nTextModel .* \(2, 4, 7, 16\), not \(N, T, d\) for .*: name another"

@@ -70,12 +70,12 @@ def test_every_layer_equals_output_hidden_states_to_the_bit(name, batch):
     with torch.no_grad():
         expected = model(**batch, output_hidden_states=True).hidden_states
     hooks_of_transformers = hooks_on(model)
-    with torch.no_grad(), capture_representations(model, layers="all") as captured:
+    with torch.no_grad(), capture_representations(model, layers="all") as representations:
         model(**batch)
-    assert list(captured) == list(range(LAYERS + 1))
-    assert all(torch.equal(captured[i], expected[i]) for i in captured)
-    assert torch.equal(captured[-1], expected[-1])
-    assert torch.equal(captured.attention_mask, batch["attention_mask"])
+    assert list(representations) == list(range(LAYERS + 1))
+    assert all(torch.equal(representations[i], expected[i]) for i in representations)
+    assert torch.equal(representations[-1], expected[-1])
+    assert torch.equal(representations.attention_mask, batch["attention_mask"])
     assert hooks_on(model) == hooks_of_transformers
 
 
@@ -83,39 +83,39 @@ def test_plain_pytorch_end_to_end(batch):
     model = LlamaForCausalLM(tiny_config()).eval()
     metric = NextTokenPerceptionScore(HIDDEN, num_classes=2)
     for _ in range(2):
-        with torch.no_grad(), capture_representations(model) as captured:
+        with torch.no_grad(), capture_representations(model) as representations:
             model(**batch)
-        metric.update(captured[-1], torch.tensor([0, 1, 0, 1]), captured.attention_mask)
+        metric.update(representations[-1], torch.tensor([0, 1, 0, 1]), representations.attention_mask)
     assert metric.details().num_samples == 8
 
 
 def test_the_latest_pass_counts_and_generation_is_left_out(batch):
     model = LlamaForCausalLM(tiny_config()).eval()
     other = {name: value[:2] for name, value in batch.items()}
-    with torch.no_grad(), capture_representations(model) as captured:
+    with torch.no_grad(), capture_representations(model) as representations:
         model(**batch)
         model(**other, use_cache=True)
         model.generate(**batch, max_new_tokens=3, do_sample=False)
-    assert captured[-1].shape[0] == 2
+    assert representations[-1].shape[0] == 2
 
 
 def test_masks_and_ids_given_by_position(batch):
     model = LlamaForCausalLM(tiny_config()).eval()
-    with torch.no_grad(), capture_representations(model) as captured:
+    with torch.no_grad(), capture_representations(model) as representations:
         model(batch["input_ids"], batch["attention_mask"])
-    assert torch.equal(captured.attention_mask, batch["attention_mask"])
-    with torch.no_grad(), capture_representations(model) as captured:
+    assert torch.equal(representations.attention_mask, batch["attention_mask"])
+    with torch.no_grad(), capture_representations(model) as representations:
         model(inputs_embeds=model.get_input_embeddings()(batch["input_ids"]), return_dict=False)
-    assert captured.attention_mask is None
-    assert captured[-1].shape == (4, 7, HIDDEN)
+    assert representations.attention_mask is None
+    assert representations[-1].shape == (4, 7, HIDDEN)
 
 
 def test_a_4d_mask_is_no_padding_mask(batch):
     model = LlamaForCausalLM(tiny_config()).eval()
-    with torch.no_grad(), capture_representations(model) as captured:
+    with torch.no_grad(), capture_representations(model) as representations:
         model(batch["input_ids"], attention_mask=torch.zeros(4, 1, 7, 7))
     with pytest.raises(ValueError, match=r"not \(N, T\) but one of shape \(4, 1, 7, 7\)"):
-        _ = captured.attention_mask
+        _ = representations.attention_mask
 
 
 def test_hooks_go_on_exception(batch):
@@ -142,16 +142,16 @@ def test_layers_out_of_range(layers):
 
 def test_what_was_not_captured_is_said(batch):
     model = LlamaModel(tiny_config())
-    with capture_representations(model) as captured:
+    with capture_representations(model) as representations:
         pass
     with pytest.raises(KeyError, match="no forward pass of LlamaModel was seen"):
-        _ = captured[-1]
-    with torch.no_grad(), capture_representations(model, layers=[1]) as captured:
+        _ = representations[-1]
+    with torch.no_grad(), capture_representations(model, layers=[1]) as representations:
         model(**batch)
     for layer in (-1, 0, 4, -5):
         with pytest.raises(KeyError, match=r"only layers \[1\]"):
-            _ = captured[layer]
-    assert captured[1] is captured[-2]
+            _ = representations[layer]
+    assert representations[1] is representations[-2]
 
 
 def prompt_tuned():

@@ -44,10 +44,10 @@ def test_metric_equals_the_oracle_on_real_text(monkeypatch, precision):
     for start in range(0, len(texts), 16):
         part = slice(start, start + 16)
         batch = tokenizer(texts[part], padding=True, truncation=True, max_length=32, return_tensors="pt")
-        with torch.no_grad(), capture_representations(model, LAYERS) as captured:
+        with torch.no_grad(), capture_representations(model, LAYERS) as representations:
             model(**batch)
-        for layer, states in captured.items():
-            metrics[layer].update(states, labels[part], captured.attention_mask)
+        for layer, states in representations.items():
+            metrics[layer].update(states, labels[part], representations.attention_mask)
             samples[layer] += [
                 x[m.bool()].double().numpy() for x, m in zip(states, batch["attention_mask"], strict=True)
             ]
