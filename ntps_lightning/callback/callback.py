@@ -163,6 +163,7 @@ class NTPSCallback(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._monitored.check_schedulers(trainer.lr_scheduler_configs, self._keys)
         measured = self._records.baseline.in_sanity_check and bool(self.history)
         self._records.baseline.end_sanity_check(trainer)
         refuse_empty_loaders(trainer)

@@ -49,7 +49,7 @@ def layer_key(prefix: str, layer: int, name: str) -> str:
 
 def is_ours(prefix: str, key: str) -> bool:
     """Whether a key lies under the prefix, whether it is logged or not."""
-    return key == prefix or key.startswith(tuple(f"{prefix}{family}/" for family in ("", "_info", "_layers", "_se")))
+    return key == prefix or key.startswith(tuple(f"{prefix}{family}/" for family in ("", "_info", "_layers")))
 
 
 def renamed_key(prefix: str, key: str) -> str | None:

@@ -31,19 +31,27 @@ class MonitoredKeys:
         self._held = False
 
     def check(self, callbacks: Iterable[Any], keys: set[str]) -> None:
-        """Refuse monitors of keys that are never logged.
+        """Refuse callbacks that monitor keys which are never logged.
 
         Raises:
             ValueError: If there is one.
 
         """
         for callback in self._ours(callbacks):
-            monitor = callback.monitor
-            name = f"{type(callback).__name__}(monitor={monitor!r})"
-            if monitor not in keys:
-                raise ValueError(f"{name}: {self._why_not(monitor, keys)}")
-            if getattr(callback, "mode", None) == "min" and _higher_is_better(monitor):
-                rank_zero_warn(f'{name} has mode="min", but higher is better: did you mean mode="max"?')
+            self._check(type(callback).__name__, callback.monitor, getattr(callback, "mode", None), keys)
+
+    def check_schedulers(self, configs: Iterable[Any], keys: set[str]) -> None:
+        """The same for learning rate schedulers, by Lightning's configurations of them."""
+        for config in self._ours(configs):
+            name = type(config.scheduler).__name__
+            self._check(name, config.monitor, getattr(config.scheduler, "mode", None), keys)
+
+    def _check(self, who: str, monitor: str, mode: str | None, keys: set[str]) -> None:
+        name = f"{who}(monitor={monitor!r})"
+        if monitor not in keys:
+            raise ValueError(f"{name}: {self._why_not(monitor, keys)}")
+        if mode == "min" and _higher_is_better(monitor):
+            rank_zero_warn(f'{name} has mode="min", but higher is better: did you mean mode="max"?')
 
     def measured(self) -> None:
         """This validation brought a new value."""

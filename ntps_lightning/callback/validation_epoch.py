@@ -46,7 +46,7 @@ class ValidationEpoch:
             found = read_item(batch, labels, "labels")
             mask = None if attention_mask is None else read_item(batch, attention_mask, "attention_mask")
             own = own_samples(self._trainer, dataloader_idx, monitor.samples_seen, len(found))
-            self._batch = monitor.batch(found, input_ids=input_ids(batch), attention_mask=mask, keep=own)
+            self._batch = monitor.batch(found, input_ids=input_ids(batch), attention_mask=mask, sample_mask=own)
             self._batch.open()
 
     def close_batch(self) -> None:

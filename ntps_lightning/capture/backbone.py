@@ -34,10 +34,11 @@ class Backbone:
     pad_token_id: int | None = None
 
     def device_of(self, layer: int) -> torch.device:
-        """Where the weights of a layer are, as far as it has any: its hidden states are expected there."""
-        holder = self.layers[min(layer, len(self.layers) - 1)] if self.layers else self.decoder
+        """Where a layer's hidden states are expected: with the weights of the module that returns them, as far as it
+        has any that are on a device."""
+        holder = self.layers[max(layer - 1, 0)] if self.layers else self.decoder
         weight = next(holder.parameters(), None)
-        return torch.device("cpu") if weight is None else weight.device
+        return torch.device("cpu") if weight is None or weight.is_meta else weight.device
 
     def resolve(self, layers: Layers) -> list[int]:
         """Indices into ``hidden_states``, in ascending order: 0 the embeddings, L the states after the final norm.

@@ -21,6 +21,7 @@ class ForwardInputs:
         input_ids: ``(N, T)``, or ``None`` where embeddings were passed.
         attention_mask: whatever was passed as the mask.
         shape: ``(N, T)``, or ``(0, 0)`` where no input was recognised.
+        device: of the input, or ``None`` where none was recognised.
         cached: whether a key-value cache was passed in, as ``generate()`` does.
         position_ids: whatever was passed as positions.
         cu_seq_lens: ``(S + 1,)`` cumulative lengths of packed sequences, as FlashAttention takes them.
@@ -30,6 +31,7 @@ class ForwardInputs:
     input_ids: Tensor | None
     attention_mask: Any
     shape: tuple[int, int]
+    device: torch.device | None
     cached: bool
     position_ids: Any = None
     cu_seq_lens: Any = None
@@ -84,6 +86,7 @@ def read_forward_inputs(named: Mapping[str, Any], outer: Mapping[str, Any]) -> F
         input_ids=ids,
         attention_mask=mask,
         shape=shape,
+        device=None if given is None else given.device,
         cached=named.get("past_key_values") is not None,
         position_ids=named.get("position_ids"),
         cu_seq_lens=named.get("cu_seq_lens_q"),

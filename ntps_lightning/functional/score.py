@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack  # torch's own
 
 from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.details import NTPSDetails, few_samples_warning
@@ -22,9 +22,6 @@ from ntps_lightning.functional.subspaces import (
     perception_subspace,
 )
 from ntps_lightning.functional.whitening import Whitening, whitening
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 _EPS = torch.finfo(torch.float64).eps
 

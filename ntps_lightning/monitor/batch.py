@@ -29,7 +29,7 @@ class MonitoredBatch:
         labels: ``(N,)`` class indices, or ``(N,)`` / ``(N, C)`` floating targets.
         attention_mask: ``(N, T)``, or ``None`` to take the one that the model is called with.
         input_ids: tensors one of which the call must carry as its ids, where they have the same shape.
-        keep: ``(N,)`` bool, false at samples to leave out; ``None`` keeps all.
+        sample_mask: ``(N,)`` bool on the CPU, false at samples to leave out; ``None`` keeps all.
 
     """
 
@@ -41,44 +41,58 @@ class MonitoredBatch:
         *,
         attention_mask: Tensor | None = None,
         input_ids: Sequence[Tensor] = (),
-        keep: Tensor | None = None,
+        sample_mask: Tensor | None = None,
     ) -> None:
         self._backbone = backbone
         self._measurement = measurement
         self._size = len(labels)
-        self._keep = keep
-        self._labels = labels if keep is None else labels[keep.to(labels.device)]
+        self._sample_mask = sample_mask
+        self._labels = labels if sample_mask is None else labels[sample_mask]
         self._attention_mask = attention_mask
         self._input_ids = input_ids
-        self._hooks = LayerHooks(backbone, measurement.layers, self._receive, self._accept, self._note)
+        self._hooks: LayerHooks | None = None
         self._samples: Samples | None = None
         self._refusals: list[str] = []
         self._error: Exception | None = None
         self._unfit: dict[int, Tensor] = {}
 
     def open(self) -> None:
-        """Expect the model's call."""
+        """Make room for what will be added, and expect the model's call."""
+        try:
+            self._measurement.make_room(self._backbone)
+        except Exception as error:
+            self._note(error)  # ranks that share a model need this one to listen all the same
+        self._hooks = LayerHooks(self._backbone, self._measurement.layers, self._receive, self._accept, self._note)
         self._hooks.install()
 
     def close(self) -> None:
         """The call was made.
 
         Raises:
-            SetupError: If none of the model's calls was the batch's own, or it was made in a way that is not supported.
+            SetupError: If none of the model's calls was the batch's own, it was made in a way that is not supported, or
+                there is no memory for the sums.
             ValueError: If what was captured cannot be scored.
 
         """
-        self._hooks.remove()
+        self._stop_listening()
         try:
             self._finish()
         except Exception as error:
             self._measurement.fail(str(error) or repr(error))
             raise
+        finally:
+            self._unfit.clear()
 
     def abandon(self, reason: str) -> None:
         """The call was not completed: what was added of it cannot be taken back, so that nothing can be scored."""
-        self._hooks.remove()
+        self._stop_listening()
+        self._unfit.clear()
         self._measurement.fail(reason)
+
+    def _stop_listening(self) -> None:
+        if self._hooks is not None:
+            self._hooks.remove()
+        self._hooks = None  # it refers to this batch: sums and states go with the last outside reference
 
     def __enter__(self) -> MonitoredBatch:
         self.open()
@@ -125,16 +139,19 @@ class MonitoredBatch:
             return False
         if self._measurement.samples_seen == 0 and sequences is None:
             self._warn_of_padding(inputs)
-        self._samples = Samples(self._labels, self._keep, sequences, self._pack(inputs, sequences))
+        self._samples = Samples(self._labels, self._sample_mask, sequences, self._pack(inputs, sequences))
         return True
 
     def _pack(self, inputs: ForwardInputs, sequences: PackedSequences | None) -> PackedBatch | None:
         """Where the valid tokens stand, worked out once for all layers."""
         mask = inputs.padding_mask() if sequences is None else sequences.mask
-        if mask is None or not len(self._labels):
+        if not len(self._labels) or (mask is None and inputs.device is None):
             return None
-        mask = mask if self._keep is None else mask[self._keep.to(mask.device)]
-        return pack_batch(mask, (mask.shape[0], mask.shape[1]), mask.device)
+        if mask is not None and self._sample_mask is not None:
+            mask = mask[self._sample_mask.to(mask.device)]
+        length = inputs.shape[1] if mask is None else mask.shape[1]
+        device = inputs.device or self._backbone.device_of(self._measurement.layers[-1])
+        return pack_batch(mask, (len(self._labels), length), device)
 
     def _why_not(self, inputs: ForwardInputs, sequences: PackedSequences | None) -> str | None:
         if inputs.cached:

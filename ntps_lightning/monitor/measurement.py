@@ -28,14 +28,14 @@ class Samples:
 
     Args:
         labels: those of the samples that count, on the CPU.
-        keep: ``(N,)`` bool, false at samples that do not count; ``None`` where all do.
+        mask: ``(N,)`` bool, false at samples that do not count; ``None`` where all do.
         sequences: how the samples are packed into rows; ``None`` where each has its own.
         packed: where the valid tokens of those that count stand; ``None`` where all tokens are valid.
 
     """
 
     labels: Tensor
-    keep: Tensor | None
+    mask: Tensor | None
     sequences: PackedSequences | None
     packed: PackedBatch | None
 
@@ -80,20 +80,16 @@ class Measurement:
             self._check_memory(backbone.hidden_size, backbone.device_of(self.layers[-1]))
             for layer in self.layers:
                 self._add_metric(layer, backbone.hidden_size, backbone.device_of(layer))
-        if not self._labels.num_outputs:
-            for metric in self._metrics.values():
-                metric.grow(self._labels.num_classes)
+        for metric in self._metrics.values():
+            self._grow(metric)
 
     def fits(self, layer: int, hidden_states: Tensor) -> bool:
         """Whether there is a metric for these hidden states; once it holds sums, refusing others is its own affair."""
         metric = self._metrics.get(layer)
-        if metric is None:
-            return False
-        device = self._accumulate_device or hidden_states.device
-        return metric.update_called or (metric.hidden_size == hidden_states.shape[-1] and metric.device == device)
+        return metric is not None and (metric.update_called or metric.hidden_size == hidden_states.shape[-1])
 
     def make_fit(self, layer: int, hidden_states: Tensor) -> None:
-        """After a forward pass: a metric for a layer whose hidden size or device only the pass has told.
+        """After a forward pass: a metric for a layer whose hidden size only the pass has told.
 
         Raises:
             SetupError: If there is no memory for it and its like.
@@ -107,9 +103,13 @@ class Measurement:
         """Add a layer's ``(N, T, d)`` hidden states of a batch."""
         if samples.sequences is not None:
             hidden_states = samples.sequences.rows(hidden_states)
-        if samples.keep is not None:
-            hidden_states = hidden_states[samples.keep.to(hidden_states.device)]
-        self._metrics[layer].update(hidden_states, samples.labels, samples.packed)
+        if samples.mask is not None:
+            hidden_states = hidden_states[samples.mask.to(hidden_states.device)]
+        metric = self._metrics[layer]
+        if not metric.update_called and self._accumulate_device is None and metric.device != hidden_states.device:
+            with torch.inference_mode(False):
+                metric.to(hidden_states.device)  # weights that are offloaded do not tell where states will be
+        metric.update(hidden_states, samples.labels, samples.packed)
 
     def count(self, seen: int, labelled: int) -> None:
         """Count the samples of a batch that is complete."""
@@ -144,7 +144,7 @@ class Measurement:
         """
         labelled, hidden_sizes = self._compare()
         if not labelled:
-            raise ValueError("no sample of the validation set has a label, they are all -100")
+            raise ValueError("no sample counts: the labels are all -100, or every sample is masked")
         self._give_one_shape(hidden_sizes)
         rank, world_size = rank_and_world_size()
         for i, layer in enumerate(self.layers):
@@ -171,24 +171,28 @@ class Measurement:
 
     def _compare(self) -> tuple[int, list[int]]:
         """Labelled samples and hidden sizes of the layers, as the rank with the most has them; classes likewise."""
-        sizes = [self._metrics[layer].hidden_size if layer in self._metrics else 0 for layer in self.layers]
+        updated = {layer: metric for layer, metric in self._metrics.items() if metric.update_called}
+        sizes = [updated[layer].hidden_size if layer in updated else 0 for layer in self.layers]
         kind = self._labels
         known = [bool(self.fault), self.samples_seen, self._labelled, kind.num_classes, kind.num_outputs, *sizes]
         failed, seen, labelled, kind.num_classes, kind.num_outputs, *sizes = max_over_ranks(known)
         if failed:
             raise ValueError(self.fault or _ELSEWHERE)
         if not seen:
-            raise SetupError("no batch was seen: is the data set empty, or another dataloader meant?")
+            raise SetupError(
+                "no batch was seen: is the data set empty, or is another dataloader meant (`dataloader_idx=`)?"
+            )
         return labelled, sizes
 
     def _give_one_shape(self, hidden_sizes: list[int]) -> None:
         """Ranks may have seen fewer classes than others, or no batch at all."""
         try:
             for layer, hidden_size in zip(self.layers, hidden_sizes, strict=True):
-                if layer not in self._metrics:
+                if not hidden_size:
+                    raise ValueError(f"layer {layer} was seen in no forward pass; name others with `layers=`")
+                if layer not in self._metrics or self._metrics[layer].hidden_size != hidden_size:
                     self._add_metric(layer, hidden_size, torch.device("cpu"))
-                if not self._labels.num_outputs:
-                    self._metrics[layer].grow(self._labels.num_classes)
+                self._grow(self._metrics[layer])
         except Exception as error:
             self.fail(str(error) or repr(error))
         if any(max_over_ranks([bool(self.fault)])):
@@ -196,13 +200,19 @@ class Measurement:
 
     def _add_metric(self, layer: int, hidden_size: int, device: torch.device) -> None:
         outputs = self._labels.num_outputs
-        metric = NextTokenPerceptionScore(
-            hidden_size,
-            None if outputs else self._labels.num_classes,
-            num_outputs=outputs or None,
-            **asdict(self._options),
-        )
-        self._metrics[layer] = metric.to(self._accumulate_device or device)
+        with torch.inference_mode(False):  # sums made inside it could not be added to outside
+            metric = NextTokenPerceptionScore(
+                hidden_size,
+                None if outputs else self._labels.num_classes,
+                num_outputs=outputs or None,
+                **asdict(self._options),
+            )
+            self._metrics[layer] = metric.to(self._accumulate_device or device)
+
+    def _grow(self, metric: NextTokenPerceptionScore) -> None:
+        if not self._labels.num_outputs:
+            with torch.inference_mode(False):
+                metric.grow(self._labels.num_classes)
 
     def _check_memory(self, hidden_size: int, device: torch.device) -> None:
         MemoryEstimate(len(self.layers), hidden_size, self._labels.width, self._accumulate_device or device).check()

@@ -22,7 +22,8 @@ class NTPSMonitor:
 
     Between :meth:`batch` and the end of its block hooks listen to the model, and take the one call that is the batch's
     own: calls with a key-value cache, with adapters disabled, over another number of sequences or over other
-    ``input_ids`` are left out. With ``torch.distributed`` every rank shows its own batches.
+    ``input_ids`` are left out. With ``torch.distributed`` every rank shows its own batches, and takes part in
+    :meth:`compute`; under NCCL each has set its device (:func:`torch.cuda.set_device`).
 
     Args:
         model: a Hugging Face causal LM, sequence classifier or bare decoder, inside PEFT or any other module; a module
@@ -78,6 +79,7 @@ class NTPSMonitor:
         self._accumulate_device = None if accumulate_device is None else torch.device(accumulate_device)
         self._labels = LabelKind(num_classes)
         self._details: dict[int, NTPSDetails] | None = None
+        self._whole_curve = False
         self._measurement = self._new_measurement()
 
     @property
@@ -101,7 +103,7 @@ class NTPSMonitor:
         *,
         input_ids: Tensor | Sequence[Tensor] = (),
         attention_mask: Tensor | None = None,
-        keep: Tensor | None = None,
+        sample_mask: Tensor | None = None,
     ) -> MonitoredBatch:
         """Listen to the model's call over a batch, in a ``with`` block.
 
@@ -110,55 +112,65 @@ class NTPSMonitor:
                 are left out.
             input_ids: ``(N, T)``, to tell the batch's own call from others; or several tensors, one of which it is.
             attention_mask: ``(N, T)``, 1 at valid tokens and 0 at padding; by default the one of the model's call.
-            keep: ``(N,)`` bool, false at samples that another rank counts.
+            sample_mask: ``(N,)`` bool, false at samples to leave out, such as those that another rank counts.
 
         Raises:
             SetupError: (a ``ValueError``) If the labels are not one class index per sequence, too many to be classes
-                that nobody declared, or floats where classes were declared; or if there is no memory for the sums. At
-                the end of the block, if none of the model's calls was the batch's own, or it was made in a way that is
-                not supported.
-            ValueError: At the end of the block, if what was captured cannot be scored. After any error nothing can be
-                scored until :meth:`reset`.
+                that nobody declared, or floats where classes were declared. At the end of the block, if none of the
+                model's calls was the batch's own, it was made in a way that is not supported, or there is no memory for
+                the sums.
+            ValueError: If ``sample_mask`` has another shape or dtype; at the end of the block, if what was captured
+                cannot be scored. After any error nothing can be scored until :meth:`reset`.
             RuntimeError: If :meth:`compute` was called since the last :meth:`reset`.
 
         """
         if self._details is not None:
             raise RuntimeError("compute() has used up the sums: call reset() before the next batch")
         try:
-            labelled = self._labels.learn(labels)
-            self._measurement.make_room(self._backbone)
+            labels, labelled = self._labels.learn(labels)
+            mask = _sample_mask(sample_mask, len(labels))
         except Exception as error:
             self.fail(str(error) or repr(error))
             raise
         if labelled is not None:
-            keep = labelled if keep is None else labelled & keep
+            mask = labelled if mask is None else labelled & mask
         return MonitoredBatch(
             self._backbone,
             self._measurement,
-            labels.cpu(),  # the device waits once
+            labels,
             attention_mask=attention_mask,
             input_ids=[input_ids] if isinstance(input_ids, Tensor) else input_ids,
-            keep=keep,
+            sample_mask=mask,
         )
 
     def compute(self, *, whole_curve: bool = False) -> dict[int, NTPSDetails]:
         """The details of every layer, of all samples on all ranks, the same on every rank. Every rank must call it.
 
+        The sums are used up: what was computed is returned again until :meth:`reset`.
+
         Args:
             whole_curve: curves over every k for the highest layer; else all end at the k of the score.
 
+        Returns:
+            The details by layer, whose keys are :attr:`layers`.
+
         Raises:
             SetupError: (a ``ValueError``) On every rank, if none had a batch.
-            ValueError: On every rank, if one has failed, no sample has a label or a layer cannot be scored.
+            ValueError: On every rank, if one has failed, no sample counts or a layer cannot be scored.
+            RuntimeError: If the whole curve is asked for after it was left out.
 
         """
         if self._details is None:
             self._details = self._measurement.details(whole_curve=whole_curve)
+            self._whole_curve = whole_curve
+        if whole_curve and not self._whole_curve:
+            raise RuntimeError("compute() has used up the sums: ask for whole_curve=True the first time")
         return self._details
 
     def reset(self) -> None:
-        """Forget all batches; what the labels are stays known."""
+        """Forget all batches; how many classes there are stays known."""
         self._details = None
+        self._labels = self._labels.renewed()
         self._measurement = self._new_measurement()
 
     def fail(self, reason: str) -> None:
@@ -188,3 +200,11 @@ class NTPSMonitor:
 
     def _new_measurement(self) -> Measurement:
         return Measurement(self.layers, self._labels, self.options, self._accumulate_device)
+
+
+def _sample_mask(mask: Tensor | None, size: int) -> Tensor | None:
+    if mask is None:
+        return None
+    if mask.dtype != torch.bool or tuple(mask.shape) != (size,):
+        raise ValueError(f"sample_mask must be bool of shape (N,) = ({size},), got {mask.dtype} {tuple(mask.shape)}")
+    return mask.cpu()

@@ -365,6 +365,19 @@ def test_monitors_of_layers_and_constants_are_checked_too(tmp_path):
     assert stopping.best_score == trainer.callback_metrics["ntps_layers/01/score"]
 
 
+def test_a_scheduler_on_an_old_key_is_refused_before_the_first_step(tmp_path):
+    class Scheduled(LoraModule):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max")
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "ntps"}}
+
+    trainer = make_trainer(tmp_path, callbacks=[NTPSCallback(baseline=False)])
+    with pytest.raises(ValueError, match=r"ReduceLROnPlateau\(monitor='ntps'\): this key is called 'ntps/score' now"):
+        trainer.fit(Scheduled(), loader(), loader(60, seed=1))
+    assert trainer.global_step == 0
+
+
 def test_nothing_logged_is_both_a_name_and_a_folder(finished):
     *_, trainer, events = finished
     keys = {*trainer.callback_metrics, *events.Tags()["scalars"], *events.Tags()["images"]}

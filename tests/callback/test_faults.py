@@ -135,7 +135,7 @@ class Unlabelled(LoraModule):
     ("label", "message"),
     [
         pytest.param(torch.zeros_like, "a single class", marks=fault("one class only")),
-        pytest.param(lambda y: y * 0 - 100, "they are all -100", marks=fault("every label is -100")),
+        pytest.param(lambda y: y * 0 - 100, "the labels are all -100", marks=fault("every label is -100")),
         pytest.param(lambda y: y / 0.0 * 0, "targets hold NaN", marks=fault("NaN in the regression targets")),
     ],
 )

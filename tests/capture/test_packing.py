@@ -8,7 +8,7 @@ from ntps_lightning.capture.packing import PackedSequences, sequence_ids
 
 def inputs(shape, **options):
     options = {"attention_mask": None, "input_ids": torch.ones(shape).long()} | options
-    return ForwardInputs(shape=shape, cached=False, **options)
+    return ForwardInputs(shape=shape, device=None, cached=False, **options)
 
 
 def test_padding_without_a_mask_is_noticed():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from contextlib import nullcontext
 
 import pytest
@@ -105,7 +107,7 @@ def test_a_mask_of_the_callers_and_samples_left_out(model):
         for batch in batches:
             keep = torch.arange(len(batch["labels"])) % 2 == 0
             mask = batch["attention_mask"]
-            with monitor.batch(batch["labels"], attention_mask=mask, keep=keep):
+            with monitor.batch(batch["labels"], attention_mask=mask, sample_mask=keep):
                 model(
                     input_ids=batch["input_ids"],
                     attention_mask=mask[:, None, None].bool().expand(-1, 1, mask.shape[1], -1),
@@ -212,7 +214,7 @@ def test_nothing_was_seen(model):
     (batch,) = loader(16)
     show(monitor, model, [batch | {"labels": torch.full((16,), -100)}])
     monitor.check_seen()
-    with pytest.raises(ValueError, match="they are all -100"):
+    with pytest.raises(ValueError, match="the labels are all -100"):
         monitor.compute()
 
 
@@ -220,7 +222,64 @@ def test_memory_is_refused_before_it_is_taken(model, monkeypatch):
     monitor = NTPSMonitor(model, layers="all", num_classes=CLASSES)
     monkeypatch.setattr("ntps_lightning.memory.available_bytes", lambda device: 2**20)
     with pytest.raises(ValueError, match=r"NTPS needs .* only 1.0 MiB are free"):
-        monitor.batch(torch.zeros(4).long())
+        show(monitor, model, list(loader(16)))
+    assert hooks_on(model) == 0
+
+
+def test_labels_that_were_refused_teach_nothing(model):
+    batches, monitor = list(loader(60)), NTPSMonitor(model)
+    for wrong in (torch.full((16,), 10_000), torch.rand(16), ["sport"] * 16):
+        with (
+            pytest.raises(ValueError, match=r"token ids|no forward pass|one per sequence, got list"),
+            monitor.batch(wrong),
+        ):
+            pass
+        monitor.reset()
+    show(monitor, model, batches)
+    assert monitor.num_classes == CLASSES
+    assert monitor.compute()[LAYERS].num_samples == 60
+
+
+@pytest.mark.parametrize("mask", [torch.ones(16).long(), torch.ones(3, dtype=torch.bool)])
+def test_a_sample_mask_is_bool_and_one_a_sample(model, mask):
+    monitor = NTPSMonitor(model)
+    with pytest.raises(ValueError, match=r"sample_mask must be bool of shape \(N,\) = \(16,\), got"):
+        monitor.batch(torch.zeros(16).long(), sample_mask=mask)
+    assert "sample_mask" in monitor.fault
+
+
+def test_inference_mode_may_come_and_go(model):
+    batches, plain, mixed = list(loader(60)), NTPSMonitor(model), NTPSMonitor(model)
+    show(plain, model, batches)
+    with torch.inference_mode():
+        show(mixed, model, batches[:2])
+    show(mixed, model, batches[2:])
+    assert mixed.compute()[LAYERS].score == plain.compute()[LAYERS].score
+
+
+def test_the_whole_curve_is_asked_for_the_first_time(model):
+    monitor = NTPSMonitor(model, k=1)
+    show(monitor, model, list(loader(60)))
+    monitor.compute()
+    with pytest.raises(RuntimeError, match="ask for whole_curve=True the first time"):
+        monitor.compute(whole_curve=True)
+
+
+def test_nothing_stays_alive_without_the_garbage_collector(model):
+    """Training loops switch it off: what a batch or a measurement holds must go with the last reference."""
+    gc.disable()
+    try:
+        monitor = NTPSMonitor(model, layers="all")
+        (batch,) = loader(16)
+        block = monitor.batch(batch["labels"])
+        with torch.no_grad(), block:
+            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        held = [weakref.ref(block), weakref.ref(monitor._measurement), weakref.ref(monitor._measurement._metrics[0])]
+        del block
+        monitor.reset()
+        assert [reference() for reference in held] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_the_mask_is_worked_out_once_for_all_layers(model, monkeypatch):

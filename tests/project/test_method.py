@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 
+import pytest
+
 from tests.support import ROOT
 
 METHOD = (ROOT / "docs" / "METHOD.md").read_text()
@@ -41,4 +43,16 @@ def test_every_function_that_is_named_is_there():
     code = "\n".join(file.read_text() for file in FUNCTIONAL)
     names = set(re.findall(r"`([A-Za-z_]+)`", METHOD)) | set(re.findall(r"`[A-Z][A-Za-z]+\.([a-z_]+)`", METHOD))
     missing = {name for name in names if not re.search(rf"\b{name}\b", code)}
+    assert not missing
+
+
+DOCUMENTS = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "STUDY.md")]
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *(ROOT / "docs").glob("*.md")], ids=lambda path: path.name)
+def test_every_file_that_a_document_names_is_there(document):
+    text = document.read_text()
+    named = set(re.findall(r"`((?:tests|benchmarks|examples|docs|ntps_lightning)/[\w./]+)`", text))
+    named |= {link for link in re.findall(r"\]\(([\w./]+)\)", text) if "//" not in link}
+    missing = [name for name in named if not (ROOT / name).exists() and not (document.parent / name).exists()]
     assert not missing
