@@ -309,6 +309,7 @@ COMPILED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore")  # torch warns of its own accesses while it traces, and tracing would fail of it
 @pytest.mark.parametrize(
     ("make", "backend"),
     [
