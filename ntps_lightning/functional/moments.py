@@ -26,7 +26,8 @@ class Moments:
             symmetric: they hold the triangle from the diagonal down, and not all of the other.
         next_sum: ``(d,)`` :math:`\sum \sum_{t<T} t x_{t+1}`, for moving the origin.
         position_sums: ``(3,)`` :math:`\sum \sum_{t<T} (1, t, t^2)`, likewise.
-        rounding: ``()`` :math:`\sum \sum_{t<T} \epsilon`, the machine epsilon of the products over prefixes.
+        rounding: ``(d,)`` the diagonals of the products over prefixes of residuals, each times the machine epsilon that
+            it was taken with.
 
     """
 
@@ -68,7 +69,7 @@ def moment_shapes(hidden_size: int, num_outputs: int) -> dict[str, tuple[int, ..
         "prefix_products": (2 * d + 2, d),
         "next_sum": (d,),
         "position_sums": (3,),
-        "rounding": (),
+        "rounding": (d,),
     }
 
 
@@ -85,7 +86,7 @@ class Covariances:
         cross: ``(d, C)`` S.
         prefix: ``(d, d)`` C0.
         prefix_next: ``(d, d)`` C1.
-        rounding: machine epsilon of the products that C0 and C1 were summed from.
+        rounding: what the rounding of products may have added to C0 with unit diagonal, on average.
 
     """
 
@@ -123,7 +124,7 @@ def covariances(moments: Moments, *, center: bool) -> Covariances:
         cross=cross @ _range_projector(target_gram),
         prefix=prefix.add_(prefix.tril(-1).T),
         prefix_next=_minus(next_prefix.T, n, [prefix_sum, origin], [origin, m.next_sum - t * origin]),
-        rounding=float(m.rounding / m.position_sums[0].clamp(min=1)),
+        rounding=float((m.rounding / n / prefix.diagonal().clamp(min=torch.finfo(prefix.dtype).tiny)).mean()),
     )
 
 

@@ -9,8 +9,7 @@ from itertools import accumulate, groupby
 import torch
 from torch import Tensor
 
-# What is worked on at once: a step's samples are the least that scratch memory holds, and all tokens what is summed
-# before float64.
+# What is worked on at once: a step's samples are the least that scratch memory holds.
 _MAX_SAMPLES = 1024
 _MAX_TOKENS = 2**15
 

@@ -3,9 +3,9 @@ r"""Sums over prefixes: one product of the prefix sums with themselves and with 
 At every token but the first of its sample stands a row :math:`[c_t, x_{t+1}, 1, t]`. The product of all rows with their
 first d columns holds every sum over prefixes that the score needs.
 
-Products are float32 (float64 of float64 hidden states), and their sums float64 beyond 2^15 tokens. They are taken of
-residuals from two origins, one for first tokens, where language models keep an outlier of hundreds of times the usual
-norm, and one for all others. What residuals leave out has rank four, and is added in float64 (METHOD 22).
+Products are float32 (float64 of float64 hidden states), and their sums float64. They are taken of residuals from an
+origin for each step that samples share (see :mod:`~ntps_lightning.functional.origins`) and one for all others; what
+residuals leave out is added in float64 (METHOD 22).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ntps_lightning.functional.moments import Moments
+from ntps_lightning.functional.origins import Origins, find_origins
 from ntps_lightning.functional.packed_batch import Part
 
 # The tokens of one product; each takes 2 d + 2 numbers of scratch memory.
@@ -28,57 +29,78 @@ _ALIGNMENT = 16
 
 @dataclass(frozen=True)
 class PrefixSums:
-    r"""The sums over prefixes of a batch, of residuals :math:`\tilde x = x - o`, and of first tokens :math:`x - o - a`.
+    r"""The sums over prefixes of some samples, of residuals :math:`\tilde x_t = x_t - o_t`.
 
     Args:
-        first: ``(d,)`` the origin a.
-        other: ``(d,)`` the origin o.
-        blocks: the products of :func:`_column_blocks`, float32 or float64.
-        first_sum: ``(d,)`` sum of the first residuals of the samples.
+        steps: ``(K, d)`` the origins of the first K steps.
+        other: ``(d,)`` the origin of all others.
+        blocks: sums of the products of :func:`_column_blocks`; the rows of the first K steps have zeros for ``1`` and
+            ``t``.
+        eps: machine epsilon of the products.
+        prefix_residuals: ``(K, d)`` sums over samples of the prefix sums of residuals before each of the first K steps.
+        token_residuals: ``(K, d)`` sums over samples of the residuals at each of them.
         residuals: ``(N, d)`` sum of the residuals of each sample.
         lengths: ``(N,)`` tokens of each sample, float64 as all that follows.
 
     """
 
-    first: Tensor
+    steps: Tensor
     other: Tensor
     blocks: list[Tensor]
-    first_sum: Tensor
+    eps: float
+    prefix_residuals: Tensor
+    token_residuals: Tensor
     residuals: Tensor
     lengths: Tensor
 
     def to(self, device: torch.device) -> PrefixSums:
         """The same on another device."""
         blocks = [block.to(device) for block in self.blocks]
-        others = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "blocks"}
-        return PrefixSums(blocks=blocks, **others)
+        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in ("blocks", "eps")}
+        return PrefixSums(blocks=blocks, eps=self.eps, **tensors)
 
     def totals(self) -> Tensor:
         """``(N, d)`` sum of the tokens of each sample."""
-        return (self.residuals + self.first).addr_(self.lengths, self.other)
+        own = self.lengths.long().clamp(max=len(self.steps))
+        common = self.steps.cumsum(0)[own - 1]
+        return (self.residuals + common).addr_(self.lengths - own, self.other)
 
     def add_to_(self, moments: Moments) -> None:
         """Add them to ``moments`` in place, as measured from no origin."""
-        a, o, lengths = self.first, self.other, self.lengths
-        n0, n1 = (lengths - 1).sum(), (lengths * (lengths - 1) / 2).sum()
-        n2 = (lengths * (lengths - 1) * (2 * lengths - 1) / 6).sum()
-        blocks = list(zip(_column_blocks(len(a)), self.blocks, strict=False))
-        c0, c1 = torch.cat([block[-2:].double() for _, block in blocks], 1) if blocks else a.new_zeros(2, len(a))
-        x0, x1 = self.residuals.sum(0) - self.first_sum, (lengths - 1) @ self.residuals - c0  # by parts
-        zero, counts = torch.zeros_like(a), torch.stack([n0, n1, n2])
-        rows = [
-            torch.cat([c0, x0, counts[:2]]),
-            torch.cat([c1, x1, counts[1:]]),
-            torch.cat([a, o, zero[:2]]),
-            torch.cat([o, zero, zero[:2]]),
+        steps, other, lengths = self.steps, self.other, self.lengths
+        d = len(other)
+        at = torch.arange(len(steps), dtype=lengths.dtype, device=lengths.device)
+        counts = (lengths > at[:, None]).sum(1).double()
+        counts[0] = 0  # no row stands at a first token
+        blocks = list(zip(_column_blocks(d), self.blocks, strict=False))
+        tail = torch.cat([block[-2:] for _, block in blocks], 1) if blocks else other.new_zeros(2, d)
+        # Rows of the first K steps, each with its own common part, and of all others, whose common part is a + t o.
+        before = steps.cumsum(0) - steps
+        a = before[-1] + steps[-1] - len(steps) * other
+        n0, n1, n2 = _position_sums(lengths)
+        m0, m1, m2 = n0 - counts.sum(), n1 - counts @ at, n2 - counts @ at.square()
+        x0 = self.residuals.sum(0) - self.token_residuals.sum(0)
+        # By parts: the sum over rows of t times the token.
+        weighted = (lengths - 1) @ self.residuals - tail[0] - self.prefix_residuals[1:].sum(0)
+        x1 = weighted - at @ self.token_residuals
+        zero = torch.zeros_like(other)
+        left = [
+            torch.cat([tail[0], x0, torch.stack([m0, m1])]),
+            torch.cat([tail[1], x1, torch.stack([m1, m2])]),
+            torch.cat([a, other, zero[:2]]),
+            torch.cat([other, zero, zero[:2]]),
         ]
-        left, right = torch.stack(rows, 1), torch.stack([a, o, c0 + n0 * a + n1 * o, c1 + n1 * a + n2 * o])
+        right = [a, other, tail[0] + m0 * a + m1 * other, tail[1] + m1 * a + m2 * other]
+        common = torch.cat([before, steps, torch.ones_like(at)[:, None], at[:, None]], 1)
+        rest = torch.cat([self.prefix_residuals, self.token_residuals, common.new_zeros(len(at), 2)], 1)
+        sums = self.prefix_residuals + counts[:, None] * before
+        rows = torch.cat([torch.stack(left), rest[1:], common[1:]]).T
+        columns = torch.cat([torch.stack(right), before[1:], sums[1:]])
         for (low, high), block in blocks:
-            moments.prefix_products[low:, low:high].add_(block).addmm_(left[low:], right[:, low:high])
-        moments.next_sum.add_(x1 + n1 * o)
-        moments.position_sums.add_(counts)
-        if blocks:
-            moments.rounding.add_(n0 * torch.finfo(self.blocks[0].dtype).eps)
+            moments.prefix_products[low:, low:high].add_(block).addmm_(rows[low:], columns[:, low:high])
+            moments.rounding[low:high].add_(block[: high - low].diagonal(), alpha=self.eps)
+        moments.next_sum.add_(weighted + (counts * at) @ steps + m1 * other)
+        moments.position_sums.add_(torch.stack([n0, n1, n2]))
 
 
 def prefix_sums(hidden_states: Tensor, part: Part) -> PrefixSums:
@@ -87,50 +109,69 @@ def prefix_sums(hidden_states: Tensor, part: Part) -> PrefixSums:
     Values that are not finite show in ``residuals``.
 
     """
-    dtype, d = torch.promote_types(hidden_states.dtype, torch.float32), hidden_states.shape[2]
-    other = _typical_token(hidden_states, part, dtype)
-    tokens = part.gather(hidden_states, 0, 1).reshape(-1, d).to(dtype) - other
-    first = tokens.mean(0)
-    running = _Running(tokens - first)
+    origins = find_origins(hidden_states, part)
+    dtype, d = origins.other.dtype, hidden_states.shape[2]
+    first = part.gather(hidden_states, 0, 1).reshape(-1, d).to(dtype) - origins.steps[0]
+    running = _Running(first)
+    own = len(origins.steps)
+    prefix_residuals = [torch.zeros_like(origins.other).double()]
+    token_residuals = [first.double().sum(0)]
     blocks: list[Tensor] = []
     chunks = [(start, end, sum(part.counts[start:end])) for start, end in part.chunks(_MAX_TOKENS)]
-    scratch = _scratch(max((size for *_, size in chunks), default=0), tokens)
+    scratch = _scratch(max((size for *_, size in chunks), default=0), first)
     for start, end, size in chunks:
-        rows, found = scratch[:size], part.gather(hidden_states, start, end)
-        residuals = rows[:, d : 2 * d].view(found.shape)
-        if found.dtype == dtype:
-            torch.sub(found, other, out=residuals)
-        else:
-            residuals.copy_(found).sub_(other)  # three times faster than in one
+        rows = scratch[:size]
+        _fill_residuals_(rows[:, d : 2 * d], hidden_states, part, (start, end), origins)
+        rows[:, -2] = 1
         rows[:, -1] = part.position[part.tokens(start, end)]
         running.fill_(rows[:, :d], rows[:, d : 2 * d], part.runs(start, end))
+        offset = 0
+        for step in range(start, min(end, own)):
+            at = rows[offset : offset + part.counts[step]]
+            prefix_residuals.append(at[:, :d].sum(0, dtype=torch.float64))
+            token_residuals.append(at[:, d : 2 * d].sum(0, dtype=torch.float64))
+            at[:, -2:] = 0
+            offset += part.counts[step]
         blocks = _add_products(blocks, rows)
     return PrefixSums(
-        first=first.double(),
-        other=other.double(),
+        steps=origins.steps.double(),
+        other=origins.other.double(),
         blocks=blocks,
-        first_sum=(tokens - first).double().sum(0),
+        eps=torch.finfo(dtype).eps,
+        prefix_residuals=torch.stack(prefix_residuals),
+        token_residuals=torch.stack(token_residuals),
         residuals=running.totals().double(),
         lengths=part.lengths.double(),
     )
 
 
-def _typical_token(hidden_states: Tensor, part: Part, dtype: torch.dtype) -> Tensor:
-    """The mean of some hundred tokens that are not the first of their sample."""
-    size, length, d = hidden_states.shape
-    stride = max(1, size * length // 512)
-    if part.index is None:
-        some = hidden_states[:, 1::stride].reshape(-1, d)
+def _fill_residuals_(rows: Tensor, hidden_states: Tensor, part: Part, span: tuple[int, int], origins: Origins) -> None:
+    """Fill ``(tokens, d)`` rows with the tokens of steps ``[start, end)``, measured from their origins."""
+    found = part.gather(hidden_states, *span)
+    residuals = rows.view(found.shape)
+    if found.dtype == rows.dtype:
+        torch.sub(found, origins.other, out=residuals)
     else:
-        some = hidden_states.flatten(0, 1).index_select(0, part.index[size::stride])
-    return some.mean(0, dtype=dtype) if len(some) else hidden_states.new_zeros(d, dtype=dtype)
+        residuals.copy_(found).sub_(origins.other)  # three times faster than in one
+    start, end = span
+    offset = 0
+    for step in range(start, min(end, len(origins.steps))):
+        count = part.counts[step]
+        tokens = part.gather(hidden_states, step, step + 1).reshape(count, -1)
+        torch.sub(tokens, origins.steps[step], out=rows[offset : offset + count])
+        offset += count
+
+
+def _position_sums(lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over rows of 1, t and t²."""
+    n0 = (lengths - 1).sum()
+    n1 = (lengths * (lengths - 1) / 2).sum()
+    return n0, n1, (lengths * (lengths - 1) * (2 * lengths - 1) / 6).sum()
 
 
 def _scratch(num_tokens: int, like: Tensor) -> Tensor:
     width = 2 * like.shape[1] + 2
-    scratch = like.new_empty(num_tokens, -(-width // _ALIGNMENT) * _ALIGNMENT)[:, :width]
-    scratch[:, -2] = 1
-    return scratch
+    return like.new_empty(num_tokens, -(-width // _ALIGNMENT) * _ALIGNMENT)[:, :width]
 
 
 class _Running:
@@ -184,8 +225,9 @@ def _column_blocks(d: int) -> list[tuple[int, int]]:
 
 
 def _add_products(blocks: list[Tensor], rows: Tensor) -> list[Tensor]:
-    """Tall products are the fast ones: BLAS shares them out over threads by rows."""
+    """Tall products are the fast ones: BLAS shares them out over threads by rows. Their sums are float64."""
     pairs = [(rows[:, low:].T, rows[:, low:high]) for low, high in _column_blocks(rows.shape[1] // 2 - 1)]
+    products = [left @ right for left, right in pairs]
     if not blocks:
-        return [left @ right for left, right in pairs]
-    return [block.addmm_(*pair) for block, pair in zip(blocks, pairs, strict=True)]
+        return [product.double() for product in products]
+    return [block.add_(product) for block, product in zip(blocks, products, strict=True)]

