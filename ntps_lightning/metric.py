@@ -54,7 +54,8 @@ class NextTokenPerceptionScore(Metric):
 
     As output of ``forward`` and ``compute`` the metric returns the following output:
 
-        - ``ntps`` (:class:`~torch.Tensor`): a scalar float64 tensor in [0, 1], higher is better.
+        - ``ntps`` (:class:`~torch.Tensor`): a scalar float64 tensor in [0, 1], higher is better; of ``forward`` NaN,
+          with a warning, where the batch has no score of its own (a single class).
 
     :meth:`details` returns what is needed to read it: null, lift, curves over k, probe error, excess loss.
 
@@ -120,6 +121,8 @@ class NextTokenPerceptionScore(Metric):
         self.num_outputs = num_outputs
         for name in moment_shapes(hidden_size, size):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        # Always zero: a MetricCollection shares states between metrics whose states have the same names and values.
+        self.add_state(f"pooling_{self.options.pooling}", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self._expand_defaults()
         self.reset()
 
@@ -211,6 +214,26 @@ class NextTokenPerceptionScore(Metric):
 
     def _moments(self) -> Moments:
         return Moments(**{field.name: getattr(self, field.name) for field in fields(Moments)})
+
+    @override
+    def _forward_reduce_state_update(self, *args: Any, **kwargs: Any) -> Tensor:
+        """What ``forward`` does: the batch is scored in a metric of its own, so that whatever is wrong with it leaves
+        the sums as they are. One that is added but has no score of its own, such as that of one class, gives NaN.
+        """
+        batch = self.clone()
+        batch.reset()
+        batch._to_sync = self.dist_sync_on_step
+        batch.update(*args, **kwargs)
+        for name in self._defaults:
+            setattr(self, name, getattr(self, name) + getattr(batch, name))
+        self._update_count += 1
+        self._computed = None
+        try:
+            score: Tensor = batch.compute()
+            return score
+        except ValueError as error:
+            rank_zero_warn(f"the batch is added, but has no score of its own: {error}")
+            return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
 
     @override
     def _sync_dist(self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None) -> None:

@@ -69,6 +69,38 @@ def test_forward_returns_the_batch_score_and_accumulates(batches):
     assert float(metric.compute()) == pytest.approx(float(make(batches).compute()), rel=1e-12)
 
 
+def test_forward_of_a_batch_without_a_score_keeps_the_sums(batches):
+    metric, plain = make(batches, 3), make(batches, 3)
+    hidden, mask, labels = batches[3]
+    single = torch.zeros_like(labels)
+    with pytest.warns(UserWarning, match=r"added, but has no score of its own: .* \(a single class"):
+        assert metric(hidden, single, mask).isnan()
+    plain.update(hidden, single, mask)
+    assert metric.update_count == plain.update_count == 4
+    assert float(metric.compute()) == pytest.approx(float(plain.compute()), rel=1e-12)
+    with pytest.raises(ValueError, match=r"\[0, 3\)"):
+        metric(hidden, labels + 1, mask)
+    assert float(metric.compute()) == pytest.approx(float(plain.compute()), rel=1e-12)
+    metric.update(hidden, labels, mask)
+    plain.update(hidden, labels, mask)
+    assert float(metric.compute()) == pytest.approx(float(plain.compute()), rel=1e-12)
+
+
+def test_a_collection_does_not_confuse_poolings(rng):
+    """On a first batch of single tokens both have the same sums."""
+    collection = MetricCollection({p: NextTokenPerceptionScore(6, 3, pooling=p) for p in ("mean", "last")})
+    labels = torch.arange(30) % 3
+    batches = [torch.from_numpy(rng.normal(size=(30, length, 6))) for length in (1, 5)]
+    for hidden in batches:
+        collection.update(hidden, labels)
+    assert len(collection.compute_groups) == 2
+    for pooling, value in collection.compute().items():
+        alone = NextTokenPerceptionScore(6, 3, pooling=pooling)
+        for hidden in batches:
+            alone.update(hidden, labels)
+        assert value == alone.compute()
+
+
 def test_collection_shares_states_and_tracker_keeps_the_best(batches):
     options = {"small": 2, "large": 5}
     collection = MetricCollection({name: NextTokenPerceptionScore(6, 3, k=k) for name, k in options.items()})
