@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
+
+from torchmetrics.utilities import rank_zero_warn
 
 from ntps_lightning.functional.details import NTPSDetails
 
@@ -49,4 +51,11 @@ class Baseline:
 
     def load_state_dict(self, state: Mapping[int, Mapping[str, Any]]) -> None:
         """Take what :meth:`state_dict` returned."""
-        self.details = {layer: NTPSDetails(**fields) for layer, fields in state.items()}
+        known = {field.name for field in fields(NTPSDetails)}
+        unknown = {name for each in state.values() for name in each} - known
+        if unknown:
+            rank_zero_warn(f"the checkpoint's baseline has fields that this version does not know: {sorted(unknown)}")
+        self.details = {
+            layer: NTPSDetails(**{name: value for name, value in each.items() if name in known})
+            for layer, each in state.items()
+        }

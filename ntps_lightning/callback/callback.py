@@ -113,7 +113,7 @@ class NTPSCallback(Callback):
         self.figures = figures
         self.accumulate_device = None if accumulate_device is None else torch.device(accumulate_device)
         self.options = ScoreOptions(**options)
-        self._records = Records(prefix)
+        self._records = self._new_records()
         self._guard = Guard(on_error, prefix)
         self._monitored = MonitoredKeys(prefix)
         self._keys: set[str] = set()
@@ -141,7 +141,7 @@ class NTPSCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer is not self._trainer:
             self._trainer = trainer
-            self._records = Records(self.prefix)
+            self._records = self._new_records()
             self._guard.new_run()
 
     @override
@@ -225,6 +225,10 @@ class NTPSCallback(Callback):
         self._stop()
         self._records.baseline.end_sanity_check(trainer)
 
+    def _new_records(self) -> Records:
+        measured_on = {"layers": self.layers, "dataloader_idx": self.dataloader_idx}
+        return Records(self.prefix, asdict(self.options) | measured_on)
+
     def _new_monitor(self, pl_module: LightningModule) -> NTPSMonitor:
         """For one validation epoch: a strategy may have wrapped the model since the last."""
         monitor = NTPSMonitor(
@@ -279,10 +283,15 @@ class NTPSCallback(Callback):
 
     # To go on
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles carry no trainer and no module, whose ``log`` Lightning attaches."""
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
+        return kept | {"_trainer": None, "_epoch": None}
+
     @property
     @override
     def state_key(self) -> str:
-        return self._generate_state_key(prefix=self.prefix, layers=self.layers, dataloader_idx=self.dataloader_idx)
+        return self._generate_state_key(prefix=self.prefix)
 
     @override
     def state_dict(self) -> dict[str, Any]:

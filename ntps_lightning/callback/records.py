@@ -20,6 +20,7 @@ class Records:
 
     Args:
         prefix: what the keys start with.
+        definition: what the numbers depend on, by name; a checkpoint of another definition is not gone on with.
 
     Attributes:
         history: one dict for each measurement: ``step``, ``epoch`` and the logged values.
@@ -29,12 +30,13 @@ class Records:
 
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, definition: Mapping[str, Any]) -> None:
         self.history: list[dict[str, float]] = []
         self.details: dict[int, NTPSDetails] = {}
         self.baseline = Baseline()
         self.num_classes = 0
         self._prefix = prefix
+        self._definition = dict(definition)
 
     @property
     def headline(self) -> NTPSDetails:
@@ -76,22 +78,29 @@ class Records:
         """What a checkpoint keeps."""
         return {
             "format": _FORMAT,
+            "definition": self._definition,
             "history": self.history,
             "baseline": self.baseline.state_dict(),
             "num_classes": self.num_classes,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take what :meth:`state_dict` returned; with a warning nothing, if an earlier version did."""
-        if state.get("format") != _FORMAT:
-            rank_zero_warn(
-                "the checkpoint's scores were kept by an earlier version of NTPSCallback, under other names: the"
-                " history starts anew, without a baseline"
-            )
+        """Take what :meth:`state_dict` returned; with a warning nothing, if that was measured otherwise."""
+        reason = self._why_not(state)
+        if reason:
+            rank_zero_warn(f"the checkpoint's `{self._prefix}` history {reason}: it starts anew, without a baseline")
             return
         self.history = state["history"]
         self.baseline.load_state_dict(state["baseline"])
         self.num_classes = state["num_classes"]
+
+    def _why_not(self, state: Mapping[str, Any]) -> str:
+        if state.get("format") != _FORMAT:
+            return "was kept by another version of NTPSCallback"
+        before = state["definition"]
+        changed = [name for name in self._definition if before.get(name) != self._definition[name]]
+        was = ", ".join(f"{name}={before.get(name)!r} (now {self._definition[name]!r})" for name in changed)
+        return f"was measured with {was}" if changed else ""
 
 
 def _values(row: Mapping[str, float]) -> dict[str, float]:

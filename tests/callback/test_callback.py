@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
+import pickle
 
 import lightning.pytorch as pl
 import pytest
@@ -386,9 +388,43 @@ def test_nothing_logged_is_both_a_name_and_a_folder(finished):
 
 def test_a_checkpoint_of_another_format_starts_anew_and_says_so():
     callback = NTPSCallback()
-    with pytest.warns(UserWarning, match="the history starts anew"):
+    with pytest.warns(UserWarning, match=r"was kept by another version of NTPSCallback: it starts anew"):
         callback.load_state_dict({"history": [{"ntps": 0.1}], "baseline_score": 0.1, "baseline_details": {}})
     assert callback.history == []
+
+
+def test_a_changed_definition_starts_a_new_history_and_says_so(tmp_path):
+    first = make_trainer(tmp_path, callbacks=[NTPSCallback(ridge=0.1)], max_epochs=1)
+    first.fit(LoraModule(), loader(), loader(60, seed=1))
+    first.save_checkpoint(tmp_path / "stopped.ckpt")
+    changed = NTPSCallback(ridge=0.2, layers=1)
+    trainer = make_trainer(tmp_path, callbacks=[changed], max_epochs=2)
+    warned = pytest.warns(
+        UserWarning, match=r"measured with ridge=0.1 \(now 0.2\), layers=-1 \(now 1\): it starts anew"
+    )
+    with warned, pytest.warns(UserWarning, match="counts from step 6"):
+        trainer.fit(LoraModule(), loader(), loader(60, seed=1), ckpt_path=tmp_path / "stopped.ckpt", weights_only=True)
+    assert [row["step"] for row in changed.history] == [6, 12]
+
+
+def test_a_field_that_is_not_known_is_left_out_with_a_warning(finished):
+    _, callback, *_ = finished
+    state = copy.deepcopy(callback.state_dict())
+    state["baseline"][1]["from_the_future"] = 1.0
+    resumed = NTPSCallback(layers="all")
+    with pytest.warns(UserWarning, match=r"does not know: \['from_the_future'\]"):
+        resumed.load_state_dict(state)
+    assert resumed.history == callback.history
+    assert resumed.baseline_details[1].score == callback.baseline_details[1].score
+
+
+def test_copies_carry_no_trainer(finished):
+    _, callback, *_ = finished
+    assert callback._trainer is not None
+    for twin in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        assert not [name for name, value in vars(twin).items() if isinstance(value, (nn.Module, pl.Trainer))]
+        assert not {"log", "log_dict"} & vars(twin).keys()
+        assert twin.history == callback.history
 
 
 def test_a_run_without_validation_is_told_so(tmp_path):
