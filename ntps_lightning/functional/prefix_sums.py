@@ -83,12 +83,12 @@ class PrefixSums:
         # By parts: the sum over rows of t times the token.
         weighted = (lengths - 1) @ self.residuals - tail[0] - self.prefix_residuals[1:].sum(0)
         x1 = weighted - at @ self.token_residuals
-        zero = torch.zeros_like(other)
+        zero, none = torch.zeros_like(other), other.new_zeros(2)
         left = [
             torch.cat([tail[0], x0, torch.stack([m0, m1])]),
             torch.cat([tail[1], x1, torch.stack([m1, m2])]),
-            torch.cat([a, other, zero[:2]]),
-            torch.cat([other, zero, zero[:2]]),
+            torch.cat([a, other, none]),
+            torch.cat([other, zero, none]),
         ]
         right = [a, other, tail[0] + m0 * a + m1 * other, tail[1] + m1 * a + m2 * other]
         common = torch.cat([before, steps, torch.ones_like(at)[:, None], at[:, None]], 1)

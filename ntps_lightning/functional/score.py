@@ -24,6 +24,8 @@ from ntps_lightning.functional.subspaces import (
 from ntps_lightning.functional.whitening import Whitening, whitening
 
 _EPS = torch.finfo(torch.float64).eps
+# The variance of pooled states, as a share of their energy, below which they are the same: some float32 roundings.
+_SAME = 1e-12
 
 
 def next_token_perception_score(
@@ -112,6 +114,12 @@ def score_details(moments: Moments, *, whole_curve: bool = True, **options: Unpa
         cov.prefix, cov.prefix_next, count=None if whole_curve else k, noise=cov.rounding
     )
     k = _usable_k(k, autoregressive, d)
+    if chosen.k is None and k == d:
+        warnings.warn(
+            f"k = {k}, one for each class or target, is the hidden size: all directions are used, and the score is 1"
+            " whatever the labels; pass a smaller k",
+            stacklevel=2,
+        )
     basis = nested_basis(autoregressive.directions)
     whitened_basis = nested_basis(whitener.coordinates(autoregressive.directions))
     curves = _curves(cov, whitener, penalty, perception, (basis, whitened_basis), chosen.orthonormal)
@@ -169,6 +177,12 @@ def _check_moments(moments: Moments) -> None:
         raise ValueError(f"none of the {n} samples has two valid tokens: there is no next token to predict")
     if not moments.prefix_products.sum().isfinite():
         raise ValueError("the sums over prefixes overflowed: the hidden states are too large for float32 products")
+    energy = moments.pooled_gram.trace() / n
+    if energy - (moments.pooled_sum / n).square().sum() <= _SAME * energy:
+        raise ValueError(
+            f"the pooled hidden states of all {n} samples are the same but for rounding, so there is nothing to"
+            " perceive; are the texts the same, or is this a layer before they differ?"
+        )
     mean = moments.target_sum / n
     total = moments.target_gram.trace() / n
     if total - mean.square().sum() <= 1e-12 * total:

@@ -265,8 +265,24 @@ def test_degenerate_data_gets_one_clear_error(rng):
         next_token_perception_score(hidden, torch.full((30,), 3.7))
     with pytest.raises(ValueError, match="no next token"):
         next_token_perception_score(hidden[:, :1], torch.arange(30) % 2)
-    with pytest.raises(ValueError, match="do not vary with the labels"):
-        next_token_perception_score(torch.ones(30, 4, 3), torch.arange(30) % 2)
+    constant = torch.cat([hidden, -hidden.sum(1, keepdim=True) + 5], 1)
+    for same in (torch.ones(30, 4, 3), torch.zeros(30, 4, 3), hidden[:1].expand(30, 4, 3), constant, constant.float()):
+        with pytest.raises(ValueError, match="of all 30 samples are the same but for rounding"):
+            next_token_perception_score(same, torch.arange(30) % 2)
+
+
+def test_as_many_classes_as_dimensions_are_said(rng):
+    hidden, labels = torch.from_numpy(rng.normal(size=(200, 4, 3))), torch.arange(200) % 3
+    with pytest.warns(UserWarning, match="k = 3, .* is the hidden size: all directions are used"):
+        assert float(next_token_perception_score(hidden, labels)) == pytest.approx(1)
+    assert float(next_token_perception_score(hidden, labels, k=1)) < 0.9
+
+
+def test_one_dimension(rng):
+    """All of a subspace of one dimension is perceived."""
+    hidden, labels = torch.from_numpy(rng.normal(size=(200, 4, 1))), torch.arange(200) % 2
+    for states in (hidden, hidden.float()):
+        assert float(next_token_perception_score(states, labels, k=1)) == pytest.approx(1)
 
 
 def test_few_samples_are_said(rng):
