@@ -23,8 +23,8 @@ def nearest_tensorfloat32(rows):
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["highest", "high"])
 def test_metric_equals_the_oracle_on_real_text(monkeypatch, precision):
-    """In float32 to 1e-6; with products as TensorFloat32 takes them, to 1e-3."""
-    tolerance = {"abs": 1e-6, "rel": 1e-5}
+    """From 213 samples in float32 to 1e-4 of their value; with products as TensorFloat32 takes them, to 1e-3."""
+    tolerance = {"abs": 1e-6, "rel": 1e-4}
     if precision == "high":
         tolerance, add_products = {"abs": 1e-3}, prefix_sums._add_products
         monkeypatch.setattr(
