@@ -127,7 +127,7 @@ class MonitoredBatch:
         self._error = self._error or error
 
     def _accept(self, inputs: ForwardInputs) -> bool:
-        if self._samples is not None or self._error is not None:
+        if self._samples is not None:
             return False
         if self._attention_mask is not None:
             inputs = replace(inputs, attention_mask=self._attention_mask)

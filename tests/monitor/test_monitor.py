@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModel, LlamaForCausalLM, LlamaForSequenceClassification, OPTConfig
 
 from ntps_lightning import NTPSMonitor, next_token_perception_score
+from ntps_lightning.capture.hooks import LayerHooks
 from ntps_lightning.functional.packed_batch import pack_batch
 from tests.support import oracle
 from tests.support.models import CLASSES, HIDDEN, LAYERS, VOCAB, hooks_on, loader, tiny_config
@@ -224,6 +225,22 @@ def test_memory_is_refused_before_it_is_taken(model, monkeypatch):
     with pytest.raises(ValueError, match=r"NTPS needs .* only 1.0 MiB are free"):
         show(monitor, model, list(loader(16)))
     assert hooks_on(model) == 0
+
+
+def test_a_rank_without_memory_listens_all_the_same(model, monkeypatch):
+    """Others that share the model with it gather hidden states in every hook, and would wait for it."""
+    monitor, heard = NTPSMonitor(model, layers="all"), []
+    emit = LayerHooks._emit
+
+    def heard_emit(hooks, index, hidden_states):
+        heard.append(hooks._inputs is not None)
+        emit(hooks, index, hidden_states)
+
+    monkeypatch.setattr(LayerHooks, "_emit", heard_emit)
+    monkeypatch.setattr("ntps_lightning.memory.available_bytes", lambda device: 2**20)
+    with pytest.raises(ValueError, match="only 1.0 MiB are free"):
+        show(monitor, model, list(loader(16)))
+    assert heard == [True] * (LAYERS + 1)
 
 
 def test_labels_that_were_refused_teach_nothing(model):
