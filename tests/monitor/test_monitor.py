@@ -238,7 +238,7 @@ def test_a_rank_without_memory_listens_all_the_same(model, monkeypatch):
 
     monkeypatch.setattr(LayerHooks, "_emit", heard_emit)
     monkeypatch.setattr("ntps_lightning.memory.available_bytes", lambda device: 2**20)
-    with pytest.raises(ValueError, match="only 1.0 MiB are free"):
+    with pytest.raises(ValueError, match=r"only 1.0 MiB are free"):
         show(monitor, model, list(loader(16)))
     assert heard == [True] * (LAYERS + 1)
 
