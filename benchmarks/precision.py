@@ -76,7 +76,7 @@ def main():
     warnings.filterwarnings("ignore")
     rows = [row for shared in args.shared for row in measure(args.samples, shared)]
     columns = ["states", "dtype", "batch", "score at k", "score", "captured", "null", "captured's null"]
-    table(f"7. Float32 products against float64, {args.samples} samples [{machine()}]", columns, rows)
+    table(f"Float32 products against float64, {args.samples} samples [{machine()}]", columns, rows)
 
 
 if __name__ == "__main__":

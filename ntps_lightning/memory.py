@@ -22,10 +22,10 @@ def state_bytes(num_layers: int, hidden_size: int, num_outputs: int) -> int:
 
 def scratch_bytes(hidden_size: int) -> int:
     """Bytes that are taken for a while, beside the sums: while a batch is added, by 4,096 tokens x 2 d and two d x d
-    products in float32, or while one layer is solved, by 13 d x d matrices in float64; and 16 MiB for what libraries
-    allocate. ``python -m benchmarks.memory`` holds this against what is measured.
+    products in float32 and the sums of these in float64, or while one layer is solved, by 13 d x d matrices in float64;
+    and 16 MiB for what libraries allocate. ``python -m benchmarks.memory`` holds this against what is measured.
     """
-    adding = 4096 * (2 * hidden_size + 16) * 4 + 2 * hidden_size**2 * 4
+    adding = 4096 * (2 * hidden_size + 16) * 4 + 2 * hidden_size**2 * (4 + _BYTES)
     return max(adding, 13 * hidden_size**2 * _BYTES) + 2**24
 
 

@@ -226,8 +226,9 @@ class NTPSCallback(Callback):
         self._records.baseline.end_sanity_check(trainer)
 
     def _new_records(self) -> Records:
-        measured_on = {"layers": self.layers, "dataloader_idx": self.dataloader_idx}
-        return Records(self.prefix, asdict(self.options) | measured_on)
+        layers = self.layers if isinstance(self.layers, (int, str)) else list(self.layers)
+        definition = {**asdict(self.options), "layers": layers, "dataloader_idx": self.dataloader_idx}
+        return Records(self.prefix, {name: str(value) for name, value in definition.items()})
 
     def _new_monitor(self, pl_module: LightningModule) -> NTPSMonitor:
         """For one validation epoch: a strategy may have wrapped the model since the last."""

@@ -20,7 +20,7 @@ class Records:
 
     Args:
         prefix: what the keys start with.
-        definition: what the numbers depend on, by name; a checkpoint of another definition is not gone on with.
+        definition: what the numbers depend on, by name, as text; a checkpoint of another one is not gone on with.
 
     Attributes:
         history: one dict for each measurement: ``step``, ``epoch`` and the logged values.
@@ -30,7 +30,7 @@ class Records:
 
     """
 
-    def __init__(self, prefix: str, definition: Mapping[str, Any]) -> None:
+    def __init__(self, prefix: str, definition: Mapping[str, str]) -> None:
         self.history: list[dict[str, float]] = []
         self.details: dict[int, NTPSDetails] = {}
         self.baseline = Baseline()
@@ -99,7 +99,7 @@ class Records:
             return "was kept by another version of NTPSCallback"
         before = state["definition"]
         changed = [name for name in self._definition if before.get(name) != self._definition[name]]
-        was = ", ".join(f"{name}={before.get(name)!r} (now {self._definition[name]!r})" for name in changed)
+        was = ", ".join(f"{name}={before.get(name)} (now {self._definition[name]})" for name in changed)
         return f"was measured with {was}" if changed else ""
 
 

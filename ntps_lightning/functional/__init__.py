@@ -1,4 +1,4 @@
-"""Tensors in, tensors out; imports torch and the standard library alone.
+"""Tensors in, tensors out; imports torch, what torch itself depends on, and the standard library.
 
 METHOD is docs/METHOD.md, which derives every formula; numbers are those of its equations.
 """

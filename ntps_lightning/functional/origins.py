@@ -11,8 +11,9 @@ from ntps_lightning.functional.packed_batch import Part
 
 # Steps that are looked at together; the first block without a shared one ends the search.
 _BLOCK = 8
-# Of fewer samples nobody can say what they share.
+# Of fewer samples nobody can say what they share; float64 serves them while they have no more tokens than this.
 _FEWEST = 4
+_FEW_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def find_origins(hidden_states: Tensor, part: Part) -> Origins:
     few tokens cannot tell, and are measured in float64.
 
     """
-    few = len(part.samples) < _FEWEST and sum(part.counts) <= 4096
+    few = len(part.samples) < _FEWEST and sum(part.counts) <= _FEW_TOKENS
     dtype = torch.float64 if few else torch.promote_types(hidden_states.dtype, torch.float32)
     other = _mean_from(hidden_states, part, 1, dtype)
     steps = [_step(hidden_states, part, 0, part.counts[0]).mean(0, dtype=dtype)[None]]

@@ -114,8 +114,8 @@ def prefix_sums(hidden_states: Tensor, part: Part) -> PrefixSums:
     first = part.gather(hidden_states, 0, 1).reshape(-1, d).to(dtype) - origins.steps[0]
     running = _Running(first)
     own = len(origins.steps)
-    prefix_residuals = [torch.zeros_like(origins.other).double()]
-    token_residuals = [first.double().sum(0)]
+    prefix_residuals = [torch.zeros_like(origins.steps[:1]).double()]
+    token_residuals = [first.double().sum(0, keepdim=True)]
     blocks: list[Tensor] = []
     chunks = [(start, end, sum(part.counts[start:end])) for start, end in part.chunks(_MAX_TOKENS)]
     scratch = _scratch(max((size for *_, size in chunks), default=0), first)
@@ -126,20 +126,21 @@ def prefix_sums(hidden_states: Tensor, part: Part) -> PrefixSums:
         rows[:, -1] = part.position[part.tokens(start, end)]
         running.fill_(rows[:, :d], rows[:, d : 2 * d], part.runs(start, end))
         offset = 0
-        for step in range(start, min(end, own)):
-            at = rows[offset : offset + part.counts[step]]
-            prefix_residuals.append(at[:, :d].sum(0, dtype=torch.float64))
-            token_residuals.append(at[:, d : 2 * d].sum(0, dtype=torch.float64))
+        for num_steps, count in part.runs(start, min(end, own)):
+            at = rows[offset : offset + num_steps * count]
+            sums = at[:, : 2 * d].view(num_steps, count, 2 * d).sum(1, dtype=torch.float64)
+            prefix_residuals.append(sums[:, :d])
+            token_residuals.append(sums[:, d:])
             at[:, -2:] = 0
-            offset += part.counts[step]
+            offset += len(at)
         blocks = _add_products(blocks, rows)
     return PrefixSums(
         steps=origins.steps.double(),
         other=origins.other.double(),
         blocks=blocks,
         eps=torch.finfo(dtype).eps,
-        prefix_residuals=torch.stack(prefix_residuals),
-        token_residuals=torch.stack(token_residuals),
+        prefix_residuals=torch.cat(prefix_residuals),
+        token_residuals=torch.cat(token_residuals),
         residuals=running.totals().double(),
         lengths=part.lengths.double(),
     )
@@ -153,13 +154,13 @@ def _fill_residuals_(rows: Tensor, hidden_states: Tensor, part: Part, span: tupl
         torch.sub(found, origins.other, out=residuals)
     else:
         residuals.copy_(found).sub_(origins.other)  # three times faster than in one
-    start, end = span
-    offset = 0
-    for step in range(start, min(end, len(origins.steps))):
-        count = part.counts[step]
-        tokens = part.gather(hidden_states, step, step + 1).reshape(count, -1)
-        torch.sub(tokens, origins.steps[step], out=rows[offset : offset + count])
-        offset += count
+    step, offset = span[0], 0
+    for num_steps, count in part.runs(step, min(span[1], len(origins.steps))):
+        own = rows[offset : offset + num_steps * count].view(num_steps, count, -1)
+        own.copy_(part.gather(hidden_states, step, step + num_steps).view(own.shape))
+        own.sub_(origins.steps[step : step + num_steps, None])
+        step += num_steps
+        offset += num_steps * count
 
 
 def _position_sums(lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:

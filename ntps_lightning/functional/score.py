@@ -6,7 +6,7 @@ import warnings
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack  # torch's own
+from typing_extensions import Unpack  # torch itself depends on it
 
 from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.details import NTPSDetails, few_samples_warning

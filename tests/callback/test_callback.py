@@ -127,12 +127,12 @@ def test_checkpoints_keep_the_best_score(tmp_path):
 
 @pytest.mark.compatibility("Lifecycle", "checkpoint and resume", "the history and baseline of an uninterrupted run")
 def test_resuming_keeps_history_and_baseline(tmp_path):
-    whole = NTPSCallback()
+    whole = NTPSCallback(layers=range(LAYERS + 1))
     make_trainer(tmp_path, callbacks=[whole]).fit(LoraModule(), loader(), loader(60, seed=1))
-    first = make_trainer(tmp_path, callbacks=[NTPSCallback()], max_epochs=2)
+    first = make_trainer(tmp_path, callbacks=[NTPSCallback(layers=range(LAYERS + 1))], max_epochs=2)
     first.fit(LoraModule(), loader(), loader(60, seed=1))
     first.save_checkpoint(tmp_path / "stopped.ckpt")
-    resumed = NTPSCallback()
+    resumed = NTPSCallback(layers=range(LAYERS + 1))
     second = make_trainer(tmp_path, callbacks=[resumed])
     second.fit(LoraModule(), loader(), loader(60, seed=1), ckpt_path=tmp_path / "stopped.ckpt", weights_only=True)
     assert resumed.history == whole.history

@@ -63,6 +63,7 @@ def test_two_processes_give_the_score_of_one_on_both_ranks(tmp_path, single, str
     wanted, ranks = single(samples), launch(tmp_path, strategy, samples, data)
     assert ranks[0]["epochs"] == ranks[1]["epochs"], "to the bit"
     assert ranks[0]["history"] == ranks[1]["history"], "to the bit"
+    assert json.loads((tmp_path / "warnings0.json").read_text()) == [], "Lightning has no advice on how we log"
     for rank in ranks:
         assert rank["stopped"] == wanted["stopped"] == 2
         # Two looks of EarlyStopping and ModelCheckpoint an epoch: none of our keys is reduced one by one.
