@@ -128,7 +128,9 @@ def prefix_sums(hidden_states: Tensor, part: Part) -> PrefixSums:
         offset = 0
         for num_steps, count in part.runs(start, min(end, own)):
             at = rows[offset : offset + num_steps * count]
-            sums = at[:, : 2 * d].view(num_steps, count, 2 * d).sum(1, dtype=torch.float64)
+            steps = at[:, : 2 * d].view(num_steps, count, 2 * d)
+            # One sum over all of them is four times slower on a CPU.
+            sums = torch.stack([step.sum(0, dtype=torch.float64) for step in steps])
             prefix_residuals.append(sums[:, :d])
             token_residuals.append(sums[:, d:])
             at[:, -2:] = 0
