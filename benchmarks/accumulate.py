@@ -11,7 +11,7 @@ import statistics
 
 import torch
 
-from benchmarks.helpers.synthetic import hidden_states, padding_mask, targets
+from benchmarks.helpers.synthetic import hidden_states, padding_mask
 from benchmarks.helpers.timing import goal, in_turn, machine, ratios, spread, table
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.moments import Moments
@@ -22,7 +22,6 @@ def measure(d, size, length, device, repeats):
     mask = padding_mask(size, length, device)
     rows = torch.randn(size * length, 2 * d, device=device)
     moments = Moments.zeros(d, 5, device)
-    encoded = targets(labels)
     half = states.bfloat16()
     prompted = states.clone()
     prompted[:, : 3 * length // 4] = states[0, : 3 * length // 4]
@@ -30,11 +29,11 @@ def measure(d, size, length, device, repeats):
         {
             "bare": lambda: rows[:, :d].T @ rows,
             "bare, the other way": lambda: rows.T @ rows[:, :d],
-            "float32": lambda: accumulate_(moments, states, encoded),
-            "float32, a quarter padding": lambda: accumulate_(moments, states, encoded, mask),
-            "float32, three quarters a shared prompt": lambda: accumulate_(moments, prompted, encoded),
-            "bfloat16": lambda: accumulate_(moments, half, encoded),
-            "float64 (more than asked for)": lambda: accumulate_(moments, states.double(), encoded),
+            "float32": lambda: accumulate_(moments, states, labels),
+            "float32, a quarter padding": lambda: accumulate_(moments, states, labels, mask),
+            "float32, three quarters a shared prompt": lambda: accumulate_(moments, prompted, labels),
+            "bfloat16": lambda: accumulate_(moments, half, labels),
+            "float64 (more than asked for)": lambda: accumulate_(moments, states.double(), labels),
         },
         repeats,
     )

@@ -53,9 +53,8 @@ class Ours:
         self.moments = [Moments.zeros(d, 5, device) for _ in range(layers)]
 
     def accumulate(self, states, labels, mask):
-        encoded = targets(labels)
         for moments, layer in zip(self.moments, states, strict=True):
-            accumulate_(moments, layer, encoded, mask)
+            accumulate_(moments, layer, labels, mask)
 
 
 def differences(ours, theirs):

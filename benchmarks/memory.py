@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.helpers.modules import llama
 from benchmarks.helpers.peak import peak_bytes
-from benchmarks.helpers.synthetic import hidden_states, targets
+from benchmarks.helpers.synthetic import hidden_states
 from benchmarks.helpers.timing import goal, machine, table
 from ntps_lightning import NTPSCallback
 from ntps_lightning.functional.accumulate import accumulate_
@@ -29,8 +29,7 @@ def row(what, measured, stated):
 def parts(d, device):
     states, labels = hidden_states(256, 64, d, device=device)
     moments = Moments.zeros(d, 5, device)
-    encoded = targets(labels)
-    adding = [peak_bytes(lambda n=n: accumulate_(moments, states[:n], encoded[:n])) for n in (64, 128, 256)]
+    adding = [peak_bytes(lambda n=n: accumulate_(moments, states[:n], labels[:n])) for n in (64, 128, 256)]
     for n, peak in zip((64, 128, 256), adding, strict=True):
         yield row(f"d={d}, adding {n}x64 tokens", peak, scratch_bytes(d))
     yield row(f"d={d}, one k", peak_bytes(lambda: score_details(moments, whole_curve=False)), scratch_bytes(d))

@@ -17,7 +17,7 @@ from ntps_lightning import capture_representations
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.moments import Moments
 from ntps_lightning.functional.score import score_details
-from ntps_lightning.functional.targets import encode_targets
+from ntps_lightning.functional.targets import read_labels
 
 LAYERS = (0, 15, 30)
 CURVES = ("curve", "captured_curve", "null_curve", "captured_null_curve")
@@ -49,7 +49,7 @@ def hidden_states(samples, shared, window=24):
 def details(states, labels, mask, batch_size):
     moments = Moments.zeros(states.shape[2], 5)
     for part in torch.arange(len(states)).split(batch_size):
-        accumulate_(moments, states[part], encode_targets(labels[part], 5), mask[part])
+        accumulate_(moments, states[part], read_labels(labels[part]), mask[part])
     return score_details(moments)
 
 

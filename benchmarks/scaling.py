@@ -9,7 +9,7 @@ import statistics
 
 import torch
 
-from benchmarks.helpers.synthetic import hidden_states, targets
+from benchmarks.helpers.synthetic import hidden_states
 from benchmarks.helpers.timing import in_turn, machine, table
 from ntps_lightning.functional.accumulate import accumulate_, batch_moments
 from ntps_lightning.functional.moments import Moments
@@ -62,10 +62,9 @@ def measured():
     for d, tokens in ((576, 4096), (2048, 4096)):
         states, labels = hidden_states(tokens // 64, 64, d)
         moments = Moments.zeros(d, 5)
-        encoded = targets(labels)
         full = batch_moments(*hidden_states(max(256, d // 8), 48, d), num_classes=5)
         runs = {
-            "adding": lambda m=moments, s=states, e=encoded: accumulate_(m, s, e),
+            "adding": lambda m=moments, s=states, e=labels: accumulate_(m, s, e),
             "one k": lambda m=full: score_details(m, whole_curve=False),
             "whole curve": lambda m=full: score_details(m),
         }

@@ -14,9 +14,9 @@ from ntps_lightning.functional.moments import moment_shapes
 _BYTES = 8
 
 
-def state_bytes(num_layers: int, hidden_size: int, num_outputs: int) -> int:
+def state_bytes(num_layers: int, hidden_size: int, num_outputs: int, *, classes: bool = True) -> int:
     """Bytes of the sums over samples of ``num_layers`` layers: every state of the metric, in float64."""
-    shapes = moment_shapes(hidden_size, num_outputs).values()
+    shapes = moment_shapes(hidden_size, num_outputs, classes=classes).values()
     return num_layers * sum(math.prod(shape) for shape in shapes) * _BYTES
 
 
@@ -48,6 +48,7 @@ class MemoryEstimate:
         hidden_size: d.
         num_outputs: C, or 0 where it is not known yet, so that what classes add is not counted.
         device: where the sums are kept.
+        classes: whether C counts classes, and not targets.
 
     """
 
@@ -55,10 +56,12 @@ class MemoryEstimate:
     hidden_size: int
     num_outputs: int
     device: torch.device
+    classes: bool = True
 
     def __str__(self) -> str:
-        states = state_bytes(self.num_layers, self.hidden_size, self.num_outputs)
-        each = f"(3 d² + d C + C² + ...) x {_BYTES} bytes at d = {self.hidden_size}, C = {self.num_outputs or '?'}"
+        states = self._states()
+        square = "" if self.classes else " + C²"
+        each = f"(3 d² + d C{square} + ...) x {_BYTES} bytes at d = {self.hidden_size}, C = {self.num_outputs or '?'}"
         scratch = _size(scratch_bytes(self.hidden_size))
         return f"{_size(states)} on {self.device}: {self.num_layers} layers x {each}, and {scratch} of scratch memory"
 
@@ -69,7 +72,7 @@ class MemoryEstimate:
             SetupError: If the device does not have it; the message says how many layers fit.
 
         """
-        states = state_bytes(self.num_layers, self.hidden_size, self.num_outputs)
+        states = self._states()
         scratch = scratch_bytes(self.hidden_size)
         free = available_bytes(self.device)
         if free is None or states + scratch <= free:
@@ -78,6 +81,9 @@ class MemoryEstimate:
         way_out = f"name at most {fit} layers with `layers=`" if fit else "not even one layer fits"
         way_out += ", or keep the sums elsewhere with `accumulate_device=`"
         raise SetupError(f"NTPS needs {self}, and only {_size(free)} are free; {way_out}")
+
+    def _states(self) -> int:
+        return state_bytes(self.num_layers, self.hidden_size, self.num_outputs, classes=self.classes)
 
 
 def _size(count: int) -> str:

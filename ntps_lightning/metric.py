@@ -17,11 +17,12 @@ from typing_extensions import Unpack, override
 from ntps_lightning.distributed import sum_over_ranks_
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.details import NTPSDetails, few_samples_warning
+from ntps_lightning.functional.inputs import to_tensor
 from ntps_lightning.functional.moments import Moments, moment_shapes
 from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
 from ntps_lightning.functional.packed_batch import PackedBatch
 from ntps_lightning.functional.score import score_details
-from ntps_lightning.functional.targets import encode_targets
+from ntps_lightning.functional.targets import check_classes, read_labels
 
 
 class MetricKeywords(ScoreKeywords, total=False):
@@ -41,14 +42,14 @@ class NextTokenPerceptionScore(Metric):
 
     The share of the subspace that the labels need which lies in the subspace that next-token prediction favours:
     :math:`\|P U\|_F^2 / \|U\|_F^2`, see :func:`~ntps_lightning.next_token_perception_score`. All states are sums over
-    samples in float64, ``3 d^2 + d C + C^2`` numbers: batches, their order and their split over ranks change nothing
-    but rounding. Products of float32 and narrower hidden states are float32.
+    samples in float64, ``3 d^2 + d C`` numbers, and ``C^2`` for targets: batches, their order and their split over
+    ranks change nothing but rounding. Products of float32 and narrower hidden states are float32.
 
     As input to ``forward`` and ``update`` the metric accepts the following input:
 
         - ``hidden_states`` (:class:`~torch.Tensor`): ``(N, T, d)`` of one layer, any floating dtype.
         - ``labels`` (:class:`~torch.Tensor`): ``(N,)`` integer class indices; with ``num_outputs``, ``(N,)`` or
-          ``(N, num_outputs)`` floating regression targets.
+          ``(N, num_outputs)`` floating regression targets, or ``(N, num_outputs)`` multi-hot integers.
         - ``attention_mask`` (:class:`~torch.Tensor`, optional): ``(N, T)``, 1 at valid tokens and 0 at padding; or a
           :class:`~ntps_lightning.functional.PackedBatch`, worked out once for all layers.
 
@@ -62,7 +63,8 @@ class NextTokenPerceptionScore(Metric):
     Args:
         hidden_size: size d of the hidden states.
         num_classes: number of classes C.
-        num_outputs: number of regression targets, instead of ``num_classes``.
+        num_outputs: number of targets instead of classes: real ones, or labels of which a sample has any number. Each
+            is divided by its standard deviation, so that all count alike.
         kwargs: ``k``, ``ridge``, ``center``, ``orthonormal``, ``pooling`` and ``precision``, see
             :class:`~ntps_lightning.ScoreOptions`; and those of :class:`torchmetrics.Metric`.
 
@@ -119,7 +121,7 @@ class NextTokenPerceptionScore(Metric):
         self.hidden_size = hidden_size
         self.num_classes = num_classes
         self.num_outputs = num_outputs
-        for name in moment_shapes(hidden_size, size):
+        for name in self._state_shapes():
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         # Always zero: a MetricCollection shares states between metrics whose states have the same names and values.
         self.add_state(f"pooling_{self.options.pooling}", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
@@ -135,15 +137,10 @@ class NextTokenPerceptionScore(Metric):
                 finite. Nothing is added then.
 
         """
-        if self.num_outputs is not None and not labels.is_floating_point():
-            raise ValueError(f"num_outputs={self.num_outputs} means floating regression targets, got {labels.dtype}")
-        targets = encode_targets(labels, self.num_classes)
-        if self.num_outputs not in (None, targets.shape[1]):
-            raise ValueError(f"targets have {targets.shape[1]} outputs, expected num_outputs={self.num_outputs}")
         accumulate_(
             self._moments(),
-            hidden_states,
-            targets,
+            to_tensor(hidden_states, "hidden_states", "floating (N, T, d)"),
+            self._read(labels),
             attention_mask,
             pooling=self.options.pooling,
             precision=self.options.precision,
@@ -188,11 +185,18 @@ class NextTokenPerceptionScore(Metric):
             return
         self.num_classes = num_classes
         self._expand_defaults()
-        for name, shape in moment_shapes(self.hidden_size, num_classes).items():
+        for name, shape in self._state_shapes().items():
             old: Tensor = getattr(self, name)
             new = old.new_zeros(shape)
             new[tuple(map(slice, old.shape))] = old
             setattr(self, name, new)
+
+    def move_classes(self, places: Sequence[int]) -> None:
+        """Renumber the classes: class i becomes ``places[i]``; those that are not named hold nothing yet."""
+        index = torch.tensor(places, dtype=torch.long, device=self.device)
+        for name in ("target_sum", "pooled_target"):
+            old: Tensor = getattr(self, name)
+            setattr(self, name, torch.zeros_like(old).index_copy_(-1, index, old[..., : len(index)]))
 
     @override
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: _AX_TYPE | None = None) -> _PLOT_OUT_TYPE:
@@ -211,6 +215,29 @@ class NextTokenPerceptionScore(Metric):
 
         """
         return self._plot(val, ax)
+
+    def _state_shapes(self) -> dict[str, tuple[int, ...]]:
+        size = self.num_classes or self.num_outputs or 0
+        return moment_shapes(self.hidden_size, size, classes=self.num_outputs is None)
+
+    def _read(self, labels: Any) -> Tensor:
+        """Class indices in range, or as many targets as were declared."""
+        targets = read_labels(labels, self.num_classes)
+        if self.num_classes is not None:
+            if targets.ndim == 2:
+                raise ValueError(
+                    f"labels are multi-hot, of shape {tuple(targets.shape)}, but num_classes={self.num_classes} means"
+                    f" one class index a sample; make the metric with num_outputs={self.num_classes}"
+                )
+            check_classes(targets, self.num_classes)
+        elif targets.ndim == 1:
+            raise ValueError(
+                f"labels are (N,) class indices, but num_outputs={self.num_outputs} means floating regression targets"
+                " or (N, C) multi-hot integers; make the metric with num_classes"
+            )
+        elif targets.shape[1] != self.num_outputs:
+            raise ValueError(f"targets have {targets.shape[1]} outputs, expected num_outputs={self.num_outputs}")
+        return targets
 
     def _moments(self) -> Moments:
         return Moments(**{field.name: getattr(self, field.name) for field in fields(Moments)})
@@ -253,8 +280,7 @@ class NextTokenPerceptionScore(Metric):
 
     def _expand_defaults(self) -> None:
         """Reset to one zero seen as many, where torchmetrics would keep a second tensor of every state's size."""
-        shapes = moment_shapes(self.hidden_size, self.num_classes or self.num_outputs or 0)
-        for name, shape in shapes.items():
+        for name, shape in self._state_shapes().items():
             self._defaults[name] = torch.zeros((), dtype=torch.float64, device=self.device).expand(shape)
 
     @override

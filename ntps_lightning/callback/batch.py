@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ntps_lightning.errors import SetupError
@@ -13,17 +12,16 @@ from ntps_lightning.errors import SetupError
 BatchItem = str | int | Callable[[Any], Any]
 
 
-def read_item(batch: Any, where: BatchItem, what: str) -> Tensor:
-    """The item of a batch that ``where`` names, as a tensor."""
+def read_item(batch: Any, where: BatchItem, what: str) -> Any:
+    """The item of a batch that ``where`` names."""
     if batch is None:
         raise SetupError("validation_step takes a dataloader_iter, so that no batch is seen; take (batch, batch_idx)")
     try:
         if callable(where):
-            found = where(batch)
-        elif isinstance(where, str) and not isinstance(batch, Mapping):
-            found = getattr(batch, where)
-        else:
-            found = batch[where]
+            return where(batch)
+        if isinstance(where, str) and not isinstance(batch, Mapping):
+            return getattr(batch, where)
+        return batch[where]
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         keys = f" with keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""
         size = f" of {len(batch)}" if isinstance(batch, (list, tuple)) else ""
@@ -31,13 +29,14 @@ def read_item(batch: Any, where: BatchItem, what: str) -> Tensor:
             f"found no {what} at {where!r} in a batch that is a {type(batch).__name__}{keys}{size}; say where they are"
             f" with NTPSCallback({what}=...): a key, an index, an attribute, or a function of the batch"
         ) from error
+
+
+def count_samples(labels: Any) -> int:
+    """Over how many samples these labels are."""
     try:
-        return torch.as_tensor(found)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise SetupError(
-            f"{what} at {where!r} are a {type(found).__name__} that makes no tensor ({error}); give a function of the"
-            f" batch that returns one, with NTPSCallback({what}=...)"
-        ) from error
+        return len(labels)
+    except TypeError as error:
+        raise SetupError(f"labels must be one per sequence, got a {type(labels).__name__} without length") from error
 
 
 def input_ids(batch: Any) -> list[Tensor]:

@@ -52,7 +52,8 @@ class NTPSCallback(Callback):
         layers: indices into what ``output_hidden_states=True`` returns, or ``"all"``: 0 are the embeddings, -1 the
             states after the final norm. The highest is the headline that ``ntps/score`` reports.
         labels: where a batch holds its ``(N,)`` labels: a key, an index, an attribute, or a function of the batch.
-            Integers are classes, floats regression targets; samples of class -100 are left out.
+            Integers are classes, floats regression targets; words are classes too (:attr:`class_names` keeps which),
+            and ``(N, C)`` integers multi-hot; samples of class -100 are left out.
         attention_mask: where a batch holds its ``(N, T)`` padding mask; by default the one the model is called with.
         model: the language model, or its name in the module, where it cannot be found; it may be a module of plain
             PyTorch that returns ``(N, T, d)`` hidden states.
@@ -119,6 +120,12 @@ class NTPSCallback(Callback):
         self._keys: set[str] = set()
         self._trainer: Trainer | None = None
         self._epoch: ValidationEpoch | None = None
+        self._monitor: NTPSMonitor | None = None
+
+    @property
+    def class_names(self) -> list[str]:
+        """What each class is called, in the order of their indices, where labels are words."""
+        return self._records.class_names
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -142,6 +149,7 @@ class NTPSCallback(Callback):
         if trainer is not self._trainer:
             self._trainer = trainer
             self._records = self._new_records()
+            self._monitor = None
             self._guard.new_run()
 
     @override
@@ -232,15 +240,18 @@ class NTPSCallback(Callback):
 
     def _new_monitor(self, pl_module: LightningModule) -> NTPSMonitor:
         """For one validation epoch: a strategy may have wrapped the model since the last."""
-        monitor = NTPSMonitor(
-            find_backbone(pl_module, self.model),
+        backbone = find_backbone(pl_module, self.model)
+        if self._monitor is not None:
+            return self._monitor.twin(backbone)
+        self._monitor = NTPSMonitor(
+            backbone,
             layers=self.layers,
             num_classes=self.num_classes,
             accumulate_device=self.accumulate_device,
             **asdict(self.options),
         )
-        monitor.expect_classes(self._records.num_classes)
-        return monitor
+        self._monitor.expect_classes(self._records.num_classes, self._records.class_names)
+        return self._monitor
 
     def _check_memory(self, trainer: Trainer, monitor: NTPSMonitor) -> None:
         estimate = monitor.memory(trainer.strategy.root_device)
@@ -256,7 +267,7 @@ class NTPSCallback(Callback):
             untrained = step == 0 and (trainer.sanity_checking or trainer.state.fn == "validate")
             quiet = untrained or trainer.fast_dev_run  # type: ignore[attr-defined]
             records.take(found, step, baseline=self.baseline, untrained=quiet)
-            records.num_classes = epoch.num_classes
+            records.num_classes, records.class_names = epoch.classes
         values = from_first_rank(logged_values(self.prefix, found, records.baseline.score))
         records.append(step, trainer.current_epoch, values)
         if not trainer.sanity_checking:
@@ -287,7 +298,7 @@ class NTPSCallback(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry no trainer and no module, whose ``log`` Lightning attaches."""
         kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
-        return kept | {"_trainer": None, "_epoch": None}
+        return kept | {"_trainer": None, "_epoch": None, "_monitor": None}
 
     @property
     @override
@@ -301,3 +312,4 @@ class NTPSCallback(Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._records.load_state_dict(state_dict)
+        self._monitor = None

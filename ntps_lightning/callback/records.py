@@ -27,6 +27,7 @@ class Records:
         details: the latest details of each layer.
         baseline: what was measured before the first step.
         num_classes: classes that were seen so far.
+        class_names: what each is called, where labels are words.
 
     """
 
@@ -35,6 +36,7 @@ class Records:
         self.details: dict[int, NTPSDetails] = {}
         self.baseline = Baseline()
         self.num_classes = 0
+        self.class_names: list[str] = []
         self._prefix = prefix
         self._definition = dict(definition)
 
@@ -82,6 +84,7 @@ class Records:
             "history": self.history,
             "baseline": self.baseline.state_dict(),
             "num_classes": self.num_classes,
+            "class_names": self.class_names,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -93,6 +96,7 @@ class Records:
         self.history = state["history"]
         self.baseline.load_state_dict(state["baseline"])
         self.num_classes = state["num_classes"]
+        self.class_names = state["class_names"]
 
     def _why_not(self, state: Mapping[str, Any]) -> str:
         if state.get("format") != _FORMAT:

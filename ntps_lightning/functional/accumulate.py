@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from ntps_lightning.functional.inputs import to_tensor
 from ntps_lightning.functional.moments import Moments
 from ntps_lightning.functional.options import Pooling, Precision
 from ntps_lightning.functional.packed_batch import PackedBatch, Part, pack_batch
 from ntps_lightning.functional.prefix_sums import prefix_sums
-from ntps_lightning.functional.targets import encode_targets
+from ntps_lightning.functional.targets import check_classes, read_labels
 
 
 def batch_moments(
@@ -40,9 +42,16 @@ def batch_moments(
             or target is not finite.
 
     """
-    targets = encode_targets(labels, num_classes)
+    targets = read_labels(labels, num_classes)
+    classes = targets.ndim == 1
+    if classes:
+        num_outputs = num_classes or (int(targets.max()) + 1 if len(targets) else 1)
+        check_classes(targets, num_outputs)
+    else:
+        num_outputs = targets.shape[1]
+    hidden_states = to_tensor(hidden_states, "hidden_states", "floating (N, T, d)")
     hidden_size = hidden_states.shape[-1] if hidden_states.ndim else 0
-    moments = Moments.zeros(hidden_size, targets.shape[1], device=hidden_states.device)
+    moments = Moments.zeros(hidden_size, num_outputs, classes=classes, device=hidden_states.device)
     accumulate_(moments, hidden_states, targets, attention_mask, pooling=pooling, precision=precision)
     return moments
 
@@ -61,7 +70,8 @@ def accumulate_(
     Args:
         moments: The sums to add to. Products are taken on the device of the hidden states, wherever the sums are.
         hidden_states: ``(N, T, d)``, see :func:`batch_moments`.
-        targets: ``(N, C)`` as :func:`~ntps_lightning.functional.targets.encode_targets` returns them.
+        targets: as :func:`~ntps_lightning.functional.targets.read_labels` returns them, and as ``moments`` were made
+            for: ``(N,)`` class indices in range, or ``(N, C)`` float64.
         attention_mask: ``(N, T)``, or what :func:`~ntps_lightning.functional.packed_batch.pack_batch` made of it,
             which serves all layers, or ``None``.
         pooling: see :class:`~ntps_lightning.ScoreOptions`.
@@ -77,8 +87,7 @@ def accumulate_(
     with torch.no_grad(), torch.autocast(hidden_states.device.type, enabled=False), _float32_products(precision):
         batch = _packed(attention_mask, hidden_states)
         sizes = [len(part.samples) for part in batch.parts]
-        encoded = targets.to(device, torch.float64)
-        parts = list(zip(batch.parts, torch.split(hidden_states, sizes), torch.split(encoded, sizes), strict=True))
+        parts = list(zip(batch.parts, torch.split(hidden_states, sizes), torch.split(targets, sizes), strict=True))
         if len(parts) > 1:
             _refuse_not_finite(parts)
         for part, hidden, target in parts:
@@ -90,13 +99,14 @@ def accumulate_(
             pooled = prefixes.totals() / prefixes.lengths[:, None]
             if pooling == "last":
                 pooled = hidden[part.samples, part.last].to(device, torch.float64)
-            _accumulate_pooled_(moments, pooled, target[part.samples.to(device)])
+            _accumulate_pooled_(moments, pooled, target[part.samples.to(target.device)])
 
 
 def _packed(attention_mask: Tensor | PackedBatch | None, hidden_states: Tensor) -> PackedBatch:
     shape = (hidden_states.shape[0], hidden_states.shape[1])
     if not isinstance(attention_mask, PackedBatch):
-        return pack_batch(attention_mask, shape, hidden_states.device)
+        mask = None if attention_mask is None else to_tensor(attention_mask, "attention_mask", "(N, T)")
+        return pack_batch(mask, shape, hidden_states.device)
     if attention_mask.shape != shape:
         raise ValueError(f"the packed batch is of shape (N, T) = {attention_mask.shape}, hidden_states of {shape}")
     return attention_mask.to(hidden_states.device)
@@ -105,10 +115,18 @@ def _packed(attention_mask: Tensor | PackedBatch | None, hidden_states: Tensor) 
 def _accumulate_pooled_(moments: Moments, pooled: Tensor, targets: Tensor) -> None:
     moments.num_samples.add_(len(pooled))
     moments.pooled_sum.add_(pooled.sum(0))
-    moments.target_sum.add_(targets.sum(0))
-    moments.target_gram.addmm_(targets.T, targets)
     moments.pooled_gram.addmm_(pooled.T, pooled)
-    moments.pooled_target.addmm_(pooled.T, targets)
+    if targets.ndim == 2:
+        targets = targets.to(pooled.device)
+        moments.target_sum.add_(targets.sum(0))
+        moments.target_gram.addmm_(targets.T, targets)
+        moments.pooled_target.addmm_(pooled.T, targets)
+        return
+    # Of many classes a batch has few: those alone are worked on.
+    present, position = targets.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    present, one_hot_rows = present.to(pooled.device), one_hot(position).to(pooled)
+    moments.target_sum.index_add_(0, present, one_hot_rows.sum(0))
+    moments.pooled_target.index_add_(1, present, pooled.T @ one_hot_rows)
 
 
 @contextmanager

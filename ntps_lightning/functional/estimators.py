@@ -18,15 +18,15 @@ def probe_mse_r2(cov: Covariances, whitener: Whitening, ridge: float) -> tuple[T
         ridge: the absolute ridge :math:`\rho`.
 
     Returns:
-        Mean squared error, averaged over samples and outputs as :class:`torchmetrics.MeanSquaredError` does, and
-        :math:`R^2`, one minus the ratio of the summed squared errors to the targets' total variance.
+        Mean squared error in the targets' own units, averaged over samples and outputs as
+        :class:`torchmetrics.MeanSquaredError` does; and :math:`R^2`: of classes one minus the ratio of the summed
+        squared errors to their total variance, of targets, which count alike, the mean over those that vary.
 
     """
     whitened = whitener.whiten(cov.cross)
     weights = whitener.unwhiten(whitened)
-    error = cov.target_gram.trace() - whitened.square().sum() - ridge * weights.square().sum()
-    variance = cov.target_gram.trace() - cov.target_mean.square().sum()
-    return error / len(cov.target_mean), 1 - error / variance
+    errors = cov.target_squares - whitened.square().sum(0) - ridge * weights.square().sum(0)
+    return (errors * cov.target_scale.square()).mean(), 1 - errors.sum() / cov.target_variance.sum()
 
 
 def h_score(moments: Moments, cov: Covariances, whitener: Whitening) -> Tensor:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+# The variance of a target, as a share of its mean square, below which it is constant: some float32 roundings squared.
+_CONSTANT = 1e-12
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -19,7 +22,8 @@ class Moments:
         num_samples: ``()`` number of samples n.
         pooled_sum: ``(d,)`` :math:`\sum \bar x`.
         target_sum: ``(C,)`` :math:`\sum y`.
-        target_gram: ``(C, C)`` :math:`\sum y y^\top`.
+        target_gram: ``(C, C)`` :math:`\sum y y^\top`; ``(0, 0)`` where targets are one-hot classes, of which it is the
+            diagonal matrix of ``target_sum``.
         pooled_gram: ``(d, d)`` :math:`\sum \bar x \bar x^\top`, n times the perception covariance.
         pooled_target: ``(d, C)`` :math:`\sum \bar x y^\top`, n times the perception cross-covariance.
         prefix_products: ``(2 d + 2, d)`` :math:`\sum \sum_{t<T} [c_t, x_{t+1}, 1, t] c_t^\top`. The first d rows are
@@ -43,9 +47,11 @@ class Moments:
     rounding: Tensor
 
     @classmethod
-    def zeros(cls, hidden_size: int, num_outputs: int, device: torch.device | str | None = None) -> Moments:
-        """The sums over no sample, for d = ``hidden_size`` and C = ``num_outputs``."""
-        shapes = moment_shapes(hidden_size, num_outputs)
+    def zeros(
+        cls, hidden_size: int, num_outputs: int, device: torch.device | str | None = None, *, classes: bool = True
+    ) -> Moments:
+        """The sums over no sample; for the arguments see :func:`moment_shapes`."""
+        shapes = moment_shapes(hidden_size, num_outputs, classes=classes)
         return cls(**{name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()})
 
     def to(self, device: torch.device | str) -> Moments:
@@ -56,14 +62,16 @@ class Moments:
         return Moments(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
-def moment_shapes(hidden_size: int, num_outputs: int) -> dict[str, tuple[int, ...]]:
-    """The shape of every field of :class:`Moments` for ``d = hidden_size`` and ``C = num_outputs``."""
+def moment_shapes(hidden_size: int, num_outputs: int, *, classes: bool = True) -> dict[str, tuple[int, ...]]:
+    """The shape of every field of :class:`Moments` for ``d = hidden_size`` and ``C = num_outputs``: classes, of which
+    each sample has one, or targets.
+    """
     d, c = hidden_size, num_outputs
     return {
         "num_samples": (),
         "pooled_sum": (d,),
         "target_sum": (c,),
-        "target_gram": (c, c),
+        "target_gram": (0, 0) if classes else (c, c),
         "pooled_gram": (d, d),
         "pooled_target": (d, c),
         "prefix_products": (2 * d + 2, d),
@@ -77,11 +85,15 @@ def moment_shapes(hidden_size: int, num_outputs: int) -> dict[str, tuple[int, ..
 class Covariances:
     r"""The moments per sample, with hidden states and targets measured from an origin. All float64.
 
+    Targets that are no classes are divided by their standard deviations, so that none counts more for its unit.
+
     Args:
         num_samples: number of samples n.
         mean: ``(d,)`` mean of the pooled states as measured from the origin (zero when centred).
         target_mean: ``(C,)`` likewise of the targets.
-        target_gram: ``(C, C)`` :math:`\frac1n \sum y y^\top`.
+        target_squares: ``(C,)`` mean squares of the targets as measured from the origin.
+        target_gram: ``(C, C)`` :math:`\frac1n \sum y y^\top`; ``None`` for classes.
+        target_scale: ``(C,)`` what targets were divided by; ones for classes.
         perception: ``(d, d)`` B.
         cross: ``(d, C)`` S.
         prefix: ``(d, d)`` C0.
@@ -93,12 +105,27 @@ class Covariances:
     num_samples: int
     mean: Tensor
     target_mean: Tensor
-    target_gram: Tensor
+    target_squares: Tensor
+    target_gram: Tensor | None
+    target_scale: Tensor
     perception: Tensor
     cross: Tensor
     prefix: Tensor
     prefix_next: Tensor
     rounding: float
+
+    @property
+    def target_variance(self) -> Tensor:
+        """``(C,)`` variance of each target, as divided."""
+        return self.target_squares - self.target_mean.square()
+
+
+def target_spread(moments: Moments) -> tuple[Tensor, Tensor]:
+    """Mean squares of the targets, ``(C,)``, and their variances: zero where a target is constant but for rounding."""
+    n, one_hot = moments.num_samples, not moments.target_gram.numel()
+    squares = (moments.target_sum if one_hot else moments.target_gram.diagonal()) / n
+    variance = squares - (moments.target_sum / n).square()
+    return squares, torch.where(variance > _CONSTANT * squares, variance, 0)
 
 
 def covariances(moments: Moments, *, center: bool) -> Covariances:
@@ -113,19 +140,32 @@ def covariances(moments: Moments, *, center: bool) -> Covariances:
     _, t, tt = m.position_sums
     half = prefix_position - tt / 2 * origin
     prefix = _minus(gram, n, [half, origin], [origin, half]).tril_()
-    target_gram = m.target_gram / n - torch.outer(target_origin, target_origin)
-    cross = m.pooled_target / n - torch.outer(origin, target_origin)
+    scale, squares, target_gram = _scaled_targets(m, target_origin)
+    cross = (m.pooled_target / n - torch.outer(origin, target_origin)) / scale
     return Covariances(
         num_samples=n,
         mean=mean - origin,
-        target_mean=target_mean - target_origin,
+        target_mean=(target_mean - target_origin) / scale,
+        target_squares=squares,
         target_gram=target_gram,
+        target_scale=scale,
         perception=_minus(m.pooled_gram, n, [n * origin], [origin]),
-        cross=cross @ _range_projector(target_gram),
+        cross=_in_range(cross, target_gram, m.target_sum, center),
         prefix=prefix.add_(prefix.tril(-1).T),
         prefix_next=_minus(next_prefix.T, n, [prefix_sum, origin], [origin, m.next_sum - t * origin]),
         rounding=float((m.rounding / n / prefix.diagonal().clamp(min=torch.finfo(prefix.dtype).tiny)).mean()),
     )
+
+
+def _scaled_targets(moments: Moments, origin: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Scale, mean squares and Gram matrix of the targets, as measured from ``origin`` and divided by their scale."""
+    squares, variance = target_spread(moments)
+    if not moments.target_gram.numel():
+        return torch.ones_like(origin), squares - origin.square(), None
+    spread = torch.where(variance > 0, variance, squares)  # a constant target has no other unit
+    scale = torch.where(spread > 0, spread, 1).sqrt()
+    gram = (moments.target_gram / moments.num_samples - torch.outer(origin, origin)) / torch.outer(scale, scale)
+    return scale, gram.diagonal(), gram
 
 
 def _minus(moment: Tensor, n: int, left: list[Tensor], right: list[Tensor]) -> Tensor:
@@ -133,12 +173,13 @@ def _minus(moment: Tensor, n: int, left: list[Tensor], right: list[Tensor]) -> T
     return torch.addmm(moment, torch.stack(left, 1), torch.stack(right), beta=1 / n, alpha=-1 / n)
 
 
-def _range_projector(gram: Tensor) -> Tensor:
-    """Orthogonal projector on the range of a small Gram matrix.
-
-    Outside it S is zero but for rounding, which whitening would blow up: centred one-hot targets sum to zero.
-
+def _in_range(cross: Tensor, target_gram: Tensor | None, counts: Tensor, center: bool) -> Tensor:
+    """S without what rounding leaves outside the range of the targets, where it is zero, and which whitening would blow
+    up: centred one-hot targets sum to zero.
     """
-    eigenvalues, vectors = torch.linalg.eigh(gram)
-    basis: Tensor = vectors[:, eigenvalues > 1e-12 * eigenvalues[-1]]
-    return basis @ basis.T
+    if target_gram is None:
+        seen = counts > 0
+        return torch.where(seen, cross - cross.sum(1, keepdim=True) / seen.sum(), 0) if center else cross
+    eigenvalues, vectors = torch.linalg.eigh(target_gram)
+    basis: Tensor = vectors[:, eigenvalues > _CONSTANT * eigenvalues[-1]]
+    return cross @ basis @ basis.T

@@ -73,15 +73,14 @@ def shuffled_labels(cov: Covariances, whitener: Whitening, ridge: float) -> Shuf
 
     """
     mean, norms = whitener.whiten(cov.mean[:, None]), whitener.inverse_norms()
-    target_noise = cov.target_gram - torch.outer(cov.target_mean, cov.target_mean)
     noise_trace = whitener.rank - ridge * norms[0] - mean.square().sum()
     return ShuffledLabels(
         whitener=whitener,
         ridge=ridge,
         mean=mean,
-        weight=_mean_weight(cov, mean, noise_trace, target_noise),
+        weight=_mean_weight(cov, mean, noise_trace),
         gram_norms=norms,
-        noise_variance=target_noise.trace() / max(cov.num_samples - 1, 1),
+        noise_variance=cov.target_variance.sum() / max(cov.num_samples - 1, 1),
         target_mean_energy=cov.target_mean.square().sum(),
     )
 
@@ -143,7 +142,7 @@ def captured_null_curve(basis: Tensor, shuffled: ShuffledLabels) -> Tensor:
     return (noise + signal).cumsum(0) / shuffled.explained
 
 
-def _mean_weight(cov: Covariances, mean: Tensor, noise_trace: Tensor, target_noise: Tensor) -> float:
+def _mean_weight(cov: Covariances, mean: Tensor, noise_trace: Tensor) -> float:
     """Signal to signal plus noise of the mean's direction (METHOD 19).
 
     One-hot labels always sum to one, a direction without noise: there the weight is 1.
@@ -151,7 +150,9 @@ def _mean_weight(cov: Covariances, mean: Tensor, noise_trace: Tensor, target_noi
     """
     if not cov.target_mean.any():
         return 0.0
-    eigenvalues, vectors = torch.linalg.eigh(target_noise)
+    if cov.target_gram is None:
+        return 1.0
+    eigenvalues, vectors = torch.linalg.eigh(cov.target_gram - torch.outer(cov.target_mean, cov.target_mean))
     loadings = (vectors.T @ cov.target_mean).square()
     quiet = eigenvalues <= 1e-12 * eigenvalues[-1]
     if loadings[quiet].sum() > 1e-12 * loadings.sum():

@@ -11,7 +11,7 @@ from typing_extensions import Unpack  # torch itself depends on it
 from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.details import NTPSDetails, few_samples_warning
 from ntps_lightning.functional.estimators import probe_mse_r2
-from ntps_lightning.functional.moments import Covariances, Moments, covariances
+from ntps_lightning.functional.moments import Covariances, Moments, covariances, target_spread
 from ntps_lightning.functional.null import captured_null_curve, null_curve, orthonormal_null_curve, shuffled_labels
 from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
 from ntps_lightning.functional.overlap import captured_curve, excess_loss_bounds, nested_basis, overlap_curve
@@ -183,9 +183,7 @@ def _check_moments(moments: Moments) -> None:
             f"the pooled hidden states of all {n} samples are the same but for rounding, so there is nothing to"
             " perceive; are the texts the same, or is this a layer before they differ?"
         )
-    mean = moments.target_sum / n
-    total = moments.target_gram.trace() / n
-    if total - mean.square().sum() <= 1e-12 * total:
+    if not target_spread(moments)[1].any():
         raise ValueError(
             f"the labels of all {n} samples are the same (a single class or a constant target), so there is nothing to"
             " perceive; are the batches shuffled, or too few?"

@@ -1,57 +1,77 @@
-"""Labels as the targets of a linear readout."""
+"""What labels mean: classes, or the targets of a linear readout."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
-from torch.nn.functional import one_hot
+
+from ntps_lightning.functional.inputs import to_tensor
+
+_WANTED = "(N,) class indices, (N, C) zeros and ones as integers, or (N,) / (N, C) floating regression targets"
 
 
-def encode_targets(labels: Tensor, num_classes: int | None = None) -> Tensor:
-    """Targets as a ``(N, C)`` float64 matrix: one-hot rows of class indices, or the regression targets themselves.
+def read_labels(labels: Any, num_classes: int | None = None) -> Tensor:
+    """Labels as what they mean: ``(N,)`` int64 class indices, or ``(N, C)`` float64 targets.
 
     Args:
-        labels: ``(N,)`` integer (or bool) class indices, or ``(N,)`` / ``(N, C)`` floating targets.
-        num_classes: number of classes; by default the largest label plus one. Not for floating targets.
+        labels: a tensor, a numpy array or lists of numbers. ``(N,)`` or ``(N, 1)`` integers or bools are classes;
+            ``(N, C)`` integers or bools, all zeros and ones, are multi-hot; ``(N,)`` or ``(N, C)`` floats are
+            regression targets.
+        num_classes: number of classes, which multi-hot labels have columns for and regression targets have not. Whether
+            indices lie below it is for :func:`check_classes`.
 
     Raises:
-        ValueError: If a label is outside ``[0, num_classes)``, a target is not finite, or the shape or dtype is none
-            of the above.
+        ValueError: If shape or dtype are none of the above, a target is not finite, or ``num_classes`` does not fit.
 
     """
-    shape, dtype = tuple(labels.shape), labels.dtype
+    labels = to_tensor(labels, "labels", _WANTED)
+    if labels.is_complex() or labels.ndim not in (1, 2) or (labels.ndim == 2 and not labels.shape[1]):
+        raise ValueError(f"labels must be {_WANTED}, got {_what(labels)}")
     if labels.is_floating_point():
-        if num_classes is not None:
-            raise ValueError(
-                f"labels are {dtype}, which means regression targets, but num_classes={num_classes} was given; pass"
-                " integer class indices, or no num_classes"
-            )
-        if labels.ndim not in (1, 2):
-            raise ValueError(f"regression targets must have shape (N,) or (N, C), got {shape}")
-        if not labels.isfinite().all():
-            raise ValueError("regression targets hold NaN or Inf; drop those samples")
-        return labels.double().reshape(len(labels), -1)
-    check_class_indices(labels)
-    labels = labels.long()
+        return _regression_targets(labels, num_classes)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return _multi_hot_targets(labels, num_classes)
+    classes: Tensor = labels.reshape(-1).long()
+    return classes
+
+
+def check_classes(labels: Tensor, num_classes: int) -> None:
+    """Refuse ``(N,)`` class indices outside ``[0, num_classes)``.
+
+    Raises:
+        ValueError: If there is one.
+
+    """
     low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
-    num_classes = high + 1 if num_classes is None else num_classes
     if low < 0 or high >= num_classes:
         raise ValueError(
             f"labels must be class indices in [0, {num_classes}), got values from {low} to {high}; drop samples that"
             " have no class (such as -100) or pass the right num_classes"
         )
-    return one_hot(labels, num_classes).double()
 
 
-def check_class_indices(labels: Tensor) -> None:
-    """Refuse labels that are no ``(N,)`` class indices, whatever their values.
-
-    Raises:
-        ValueError: If the shape or dtype is another.
-
-    """
-    if labels.is_complex() or labels.is_floating_point() or labels.ndim != 1:
-        hint = "; token-level labels are next-token targets, not the class of a sequence" if labels.ndim == 2 else ""
+def _regression_targets(labels: Tensor, num_classes: int | None) -> Tensor:
+    if num_classes is not None:
         raise ValueError(
-            f"labels must be class indices of shape (N,), one per sequence, got {labels.dtype}"
-            f" {tuple(labels.shape)}{hint}"
+            f"labels are {_what(labels)}, which means regression targets, but num_classes={num_classes} was given; pass"
+            " integers (class indices, or (N, C) zeros and ones), or no num_classes"
         )
+    if not labels.isfinite().all():
+        raise ValueError("regression targets hold NaN or Inf; drop those samples")
+    return labels.double().reshape(len(labels), -1)
+
+
+def _multi_hot_targets(labels: Tensor, num_classes: int | None) -> Tensor:
+    if not ((labels == 0) | (labels == 1)).all():
+        raise ValueError(
+            f"labels must be {_WANTED}, got {_what(labels)} with other values than 0 and 1; token-level labels are"
+            " next-token targets, not the class of a sequence"
+        )
+    if num_classes not in (None, labels.shape[1]):
+        raise ValueError(f"labels are multi-hot with {labels.shape[1]} columns, but num_classes={num_classes} is given")
+    return labels.double()
+
+
+def _what(labels: Tensor) -> str:
+    return f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"

@@ -26,7 +26,7 @@ class MonitoredBatch:
     Args:
         backbone: the decoder to listen to.
         measurement: what hidden states are added to.
-        labels: ``(N,)`` class indices, or ``(N,)`` / ``(N, C)`` floating targets.
+        labels: ``(N,)`` class indices, or ``(N, C)`` targets.
         attention_mask: ``(N, T)``, or ``None`` to take the one that the model is called with.
         input_ids: tensors one of which the call must carry as its ids, where they have the same shape.
         sample_mask: ``(N,)`` bool on the CPU, false at samples to leave out; ``None`` keeps all.

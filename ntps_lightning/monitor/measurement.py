@@ -174,15 +174,27 @@ class Measurement:
         updated = {layer: metric for layer, metric in self._metrics.items() if metric.update_called}
         sizes = [updated[layer].hidden_size if layer in updated else 0 for layer in self.layers]
         kind = self._labels
-        known = [bool(self.fault), self.samples_seen, self._labelled, kind.num_classes, kind.num_outputs, *sizes]
-        failed, seen, labelled, kind.num_classes, kind.num_outputs, *sizes = max_over_ranks(known)
+        known = [bool(self.fault), self.samples_seen, self._labelled, kind.num_classes, kind.num_outputs]
+        found = max_over_ranks([*known, len(kind.names) - kind.agreed, *sizes])
+        failed, seen, labelled, kind.num_classes, kind.num_outputs, new_names, *sizes = found
         if failed:
             raise ValueError(self.fault or _ELSEWHERE)
+        if new_names:
+            self._agree_on_names()
         if not seen:
             raise SetupError(
                 "no batch was seen: is the data set empty, or is another dataloader meant (`dataloader_idx=`)?"
             )
         return labelled, sizes
+
+    def _agree_on_names(self) -> None:
+        """Ranks number the words that they meet as they come."""
+        kind = self._labels
+        places = kind.agree_on_names(gather(kind.names))
+        kind.num_classes = max(kind.num_classes, len(kind.names))
+        for metric in self._metrics.values():
+            self._grow(metric)
+            metric.move_classes(places)
 
     def _give_one_shape(self, hidden_sizes: list[int]) -> None:
         """Ranks may have seen fewer classes than others, or no batch at all."""
@@ -215,4 +227,5 @@ class Measurement:
                 metric.grow(self._labels.num_classes)
 
     def _check_memory(self, hidden_size: int, device: torch.device) -> None:
-        MemoryEstimate(len(self.layers), hidden_size, self._labels.width, self._accumulate_device or device).check()
+        kind, where = self._labels, self._accumulate_device or device
+        MemoryEstimate(len(self.layers), hidden_size, kind.width, where, not kind.num_outputs).check()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ntps_lightning.capture.backbone import Backbone, Layers, find_backbone
+from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.details import NTPSDetails
+from ntps_lightning.functional.inputs import to_tensor
 from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
 from ntps_lightning.memory import MemoryEstimate
 from ntps_lightning.monitor.batch import MonitoredBatch
@@ -84,8 +88,13 @@ class NTPSMonitor:
 
     @property
     def num_classes(self) -> int:
-        """Classes that were declared or seen; 0 where none were, or the labels are regression targets."""
+        """Classes that were declared or seen; 0 where none were."""
         return self._labels.num_classes
+
+    @property
+    def class_names(self) -> list[str]:
+        """What each class is called, where labels are words; after :meth:`compute` the same on every rank."""
+        return list(self._labels.names)
 
     @property
     def samples_seen(self) -> int:
@@ -99,7 +108,7 @@ class NTPSMonitor:
 
     def batch(
         self,
-        labels: Tensor,
+        labels: Any,
         *,
         input_ids: Tensor | Sequence[Tensor] = (),
         attention_mask: Tensor | None = None,
@@ -108,17 +117,17 @@ class NTPSMonitor:
         """Listen to the model's call over a batch, in a ``with`` block.
 
         Args:
-            labels: ``(N,)`` class indices, or ``(N,)`` / ``(N, C)`` floating regression targets. Samples of class -100
-                are left out.
+            labels: ``(N,)`` class indices, N words, ``(N, C)`` multi-hot integers, or ``(N,)`` / ``(N, C)`` floating
+                regression targets: a tensor, a numpy array or lists. Samples of class -100 are left out.
             input_ids: ``(N, T)``, to tell the batch's own call from others; or several tensors, one of which it is.
             attention_mask: ``(N, T)``, 1 at valid tokens and 0 at padding; by default the one of the model's call.
             sample_mask: ``(N,)`` bool, false at samples to leave out, such as those that another rank counts.
 
         Raises:
-            SetupError: (a ``ValueError``) If the labels are not one class index per sequence, too many to be classes
-                that nobody declared, or floats where classes were declared. At the end of the block, if none of the
-                model's calls was the batch's own, it was made in a way that is not supported, or there is no memory for
-                the sums.
+            SetupError: (a ``ValueError``) If the labels are none of that, classes too many to be so that nobody
+                declared, or of another kind than those before, or than was declared. At the end of the block, if none
+                of the model's calls was the batch's own, it was made in a way that is not supported, or there is no
+                memory for the sums.
             ValueError: If ``sample_mask`` has another shape or dtype; at the end of the block, if what was captured
                 cannot be scored. After any error nothing can be scored until :meth:`reset`.
             RuntimeError: If :meth:`compute` was called since the last :meth:`reset`.
@@ -126,9 +135,16 @@ class NTPSMonitor:
         """
         if self._details is not None:
             raise RuntimeError("compute() has used up the sums: call reset() before the next batch")
+        ids = [input_ids] if isinstance(input_ids, Tensor) else list(input_ids)
         try:
             labels, labelled = self._labels.learn(labels)
+            if self._labels.multi_hot and any(labels.shape == each.shape for each in ids):
+                raise SetupError(
+                    f"labels are zeros and ones of the shape {tuple(labels.shape)} of input_ids: token-level labels are"
+                    " next-token targets, not the class of a sequence; name other labels"
+                )
             mask = _sample_mask(sample_mask, len(labels))
+            padding = None if attention_mask is None else to_tensor(attention_mask, "attention_mask", "(N, T)")
         except Exception as error:
             self.fail(str(error) or repr(error))
             raise
@@ -138,8 +154,8 @@ class NTPSMonitor:
             self._backbone,
             self._measurement,
             labels,
-            attention_mask=attention_mask,
-            input_ids=[input_ids] if isinstance(input_ids, Tensor) else input_ids,
+            attention_mask=padding,
+            input_ids=ids,
             sample_mask=mask,
         )
 
@@ -168,10 +184,17 @@ class NTPSMonitor:
         return self._details
 
     def reset(self) -> None:
-        """Forget all batches; how many classes there are stays known."""
+        """Forget all batches; how many classes there are, and their names, stay known."""
         self._details = None
-        self._labels = self._labels.renewed()
+        self._whole_curve = False
         self._measurement = self._new_measurement()
+
+    def twin(self, model: nn.Module | Backbone) -> NTPSMonitor:
+        """A monitor of ``model`` with the same options and no batches, which shares what is known of the labels."""
+        other = copy(self)
+        other._backbone = model if isinstance(model, Backbone) else find_backbone(model, model)
+        other.reset()
+        return other
 
     def fail(self, reason: str) -> None:
         """Something went wrong on the way here, so that :meth:`compute` must not give a number until the next reset."""
@@ -187,24 +210,27 @@ class NTPSMonitor:
         """
         self._measurement.check_seen()
 
-    def expect_classes(self, num_classes: int) -> None:
-        """Make room for so many classes, whether labels show them or not."""
-        self._labels.num_classes = max(self._labels.num_classes, num_classes)
+    def expect_classes(self, num_classes: int, names: Sequence[str] = ()) -> None:
+        """Make room for so many classes, whether labels show them or not; ``names`` are those of words."""
+        self._labels.expect(num_classes, names)
 
     def memory(self, device: torch.device) -> MemoryEstimate | None:
         """What the sums will take, on ``device`` unless they are kept elsewhere; ``None`` without a declared size."""
         if self._backbone.hidden_size is None:
             return None
         where = self._accumulate_device or device
-        return MemoryEstimate(len(self.layers), self._backbone.hidden_size, self._labels.width, where)
+        kind = self._labels
+        return MemoryEstimate(len(self.layers), self._backbone.hidden_size, kind.width, where, not kind.num_outputs)
 
     def _new_measurement(self) -> Measurement:
+        self._labels.renew()
         return Measurement(self.layers, self._labels, self.options, self._accumulate_device)
 
 
 def _sample_mask(mask: Tensor | None, size: int) -> Tensor | None:
     if mask is None:
         return None
+    mask = to_tensor(mask, "sample_mask", "bool of shape (N,)")
     if mask.dtype != torch.bool or tuple(mask.shape) != (size,):
         raise ValueError(f"sample_mask must be bool of shape (N,) = ({size},), got {mask.dtype} {tuple(mask.shape)}")
     return mask.cpu()

@@ -160,13 +160,6 @@ def test_labels_out_of_range(tmp_path, label, message, classes):
         fit(tmp_path, Unlabelled(), NTPSCallback(classes), data=relabelled(label))
 
 
-@fault("labels are words", "refused at the start")
-def test_labels_that_are_no_numbers(tmp_path):
-    callback = NTPSCallback(labels=lambda batch: ["sport"] * len(batch["labels"]))
-    with pytest.raises(ValueError, match="are a list that makes no tensor"):
-        fit(tmp_path, LoraModule(), callback)
-
-
 @fault("some labels are -100", "those samples are left out, as PyTorch's losses do; the definition, 1e-5")
 def test_samples_without_a_label_are_left_out(tmp_path):
     class Some(Recording):

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from ntps_lightning.functional.accumulate import accumulate_, batch_moments
 from ntps_lightning.functional.moments import Moments, covariances
-from ntps_lightning.functional.targets import encode_targets
 from tests.support import oracle
 from tests.support.data import pad, sequences
 
@@ -38,7 +37,8 @@ def test_regression_targets_equal_the_oracle(rng):
     targets = rng.normal(size=(len(samples), 2))
     hidden, mask = pad(samples)
     cov = covariances(batch_moments(hidden, torch.from_numpy(targets), mask), center=True)
-    assert np.allclose(cov.cross.numpy(), oracle.moments(samples, targets, center=True)[1], rtol=1e-10)
+    standardised = targets / targets.std(0)
+    assert np.allclose(cov.cross.numpy(), oracle.moments(samples, standardised, center=True)[1], rtol=1e-10)
     single = batch_moments(hidden, torch.from_numpy(targets[:, 0]), mask)
     assert single.pooled_target.shape == (6, 1)
 
@@ -165,7 +165,7 @@ def test_many_samples_are_refused_before_any_is_added(rng, monkeypatch):
     moments = batch_moments(hidden[:20], torch.tensor(labels[:20]), mask[:20], num_classes=3)
     before = replace(moments, **{f.name: getattr(moments, f.name).clone() for f in fields(Moments)})
     with pytest.raises(ValueError, match=r"samples \[4\] of the batch \(1 of 7\)"):
-        accumulate_(moments, hidden, encode_targets(torch.tensor(labels), 3), mask)
+        accumulate_(moments, hidden, torch.tensor(labels), mask)
     assert_close(moments, before, rtol=0)
 
 
@@ -198,10 +198,13 @@ H, Y = torch.zeros(4, 3, 2), torch.tensor([0, 1, 0, 1])
         ((H, Y, torch.tensor([[1, 1, 1]] * 3 + [[0, 0, 0]])), {}, r"samples \[3\].*no valid token"),
         ((H, torch.tensor([0, 1, 2, 1])), {"num_classes": 2}, r"\[0, 2\), got values from 0 to 2"),
         ((H, torch.tensor([0, -100, 0, 1])), {}, "-100"),
-        ((H, torch.zeros(4, 3, dtype=torch.long)), {}, "next-token targets"),
+        ((H, torch.full((4, 3), 2)), {}, "next-token targets"),
+        ((H, ["a", "b", "a", "b"]), {}, r"labels must be \(N,\) class indices.*got a list"),
+        ((H, torch.zeros(4, 3, dtype=torch.long)), {"num_classes": 2}, "3 columns, but num_classes=2"),
+        ((H, Y, [[1, 1, 1]] * 3 + [[1]]), {}, r"attention_mask must be \(N, T\), got a list"),
         ((H, Y.double()), {"num_classes": 2}, "regression targets"),
         ((H, torch.tensor([0.0, 1.0, torch.nan, 0.0])), {}, "NaN"),
-        ((H, torch.zeros(4, 1, 1)), {}, r"\(N,\) or \(N, C\)"),
+        ((H, torch.zeros(4, 1, 1)), {}, r"\(N,\) / \(N, C\)"),
         ((torch.tensor([torch.nan]).expand(4, 3, 2), Y), {}, r"NaN or Inf at valid tokens of samples \[0, 1, 2, 3\]"),
     ],
 )

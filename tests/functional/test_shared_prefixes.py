@@ -9,7 +9,7 @@ import torch
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.moments import Moments
 from ntps_lightning.functional.score import score_details
-from ntps_lightning.functional.targets import encode_targets
+from ntps_lightning.functional.targets import read_labels
 from tests.support.data import pad
 
 D = 48
@@ -34,7 +34,7 @@ def prompted(rng, shared, side="right", n=600):
 def details(hidden, labels, mask, batch_size):
     moments = Moments.zeros(D, 3)
     for part in torch.arange(len(hidden)).split(batch_size):
-        accumulate_(moments, hidden[part], encode_targets(labels[part], 3), mask[part])
+        accumulate_(moments, hidden[part], read_labels(labels[part]), mask[part])
     return score_details(moments, k=4)
 
 

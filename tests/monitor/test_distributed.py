@@ -31,17 +31,26 @@ def share_of(batches, rank, how):
     return batches[rank::2]
 
 
+def worded():
+    """Two classes a batch, the second of which neither rank has in common with the other."""
+    return [
+        batch | {"labels": [("politics", "sport")[i % 2] if y else "economy" for y in batch["labels"].tolist()]}
+        for i, batch in enumerate(loader(60))
+    ]
+
+
 def worker(rank, out, how):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
     model = tiny_model()
     monitor = NTPSMonitor(model, layers="all")
-    show(monitor, model, share_of(list(loader(60)), rank, how))
+    show(monitor, model, share_of(worded() if how == "words" else list(loader(60)), rank, how))
     if how == "fault" and rank == 1:
         monitor.fail("the second rank is unwell")
     try:
         found = {layer: details.score for layer, details in monitor.compute().items()}
         found["samples"] = monitor.compute()[LAYERS].num_samples
+        found |= {"names": monitor.class_names} if how == "words" else {}
     except ValueError as error:
         found = str(error)
     torch.save(found, f"{out}/rank{rank}.pt")
@@ -66,3 +75,14 @@ def test_two_processes_give_the_scores_of_one(tmp_path, how):
 
 def test_a_fault_on_one_rank_is_one_on_all(tmp_path):
     assert run(tmp_path, "fault") == ["it failed on another rank", "the second rank is unwell"]
+
+
+def test_words_mean_the_same_on_every_rank(tmp_path):
+    model = tiny_model()
+    alone = NTPSMonitor(model, layers="all")
+    show(alone, model, worded())
+    wanted = {layer: details.score for layer, details in alone.compute().items()} | {"samples": 60}
+    first, second = run(tmp_path, "words")
+    assert first == second, "to the bit"
+    assert first.pop("names") == ["economy", "politics", "sport"] == sorted(alone.class_names)
+    assert first == pytest.approx(wanted, rel=1e-6)

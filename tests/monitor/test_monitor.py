@@ -193,7 +193,7 @@ def test_what_went_wrong_is_raised_and_gives_no_number(model, step, error, messa
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.zeros(16, 5).long(), "one per sequence"),
+        (torch.full((16, 5), 7), "not the class of a sequence"),
         (torch.full((16,), 7), r"in \[0, 3\), or -100 for none, got values from 7 to 7"),
         (torch.rand(16), "num_classes = 3 was given"),
     ],
@@ -245,9 +245,9 @@ def test_a_rank_without_memory_listens_all_the_same(model, monkeypatch):
 
 def test_labels_that_were_refused_teach_nothing(model):
     batches, monitor = list(loader(60)), NTPSMonitor(model)
-    for wrong in (torch.full((16,), 10_000), torch.rand(16), ["sport"] * 16):
+    for wrong in (torch.full((16,), 10_000), torch.rand(16), ["sport", 2] * 8):
         with (
-            pytest.raises(ValueError, match=r"token ids|no forward pass|one per sequence, got list"),
+            pytest.raises(ValueError, match=r"token ids|no forward pass|one per sequence, got a list"),
             monitor.batch(wrong),
         ):
             pass

@@ -77,7 +77,7 @@ def _ridged(cov: Covariances, penalty: float) -> Tensor:
 def _without_noise(cov: Covariances, curves, cross: Tensor, shuffled) -> Tensor:
     """(explained(k) - noise(k)) / (explained - noise): labels' noise explains what it would if all else were zero."""
     n = cov.num_samples
-    variance = cov.target_gram.trace()
+    variance = cov.target_squares.sum()
     explained = cross.square().sum()
     noise = shuffled.explained
     dof = noise * (n - 1) / variance

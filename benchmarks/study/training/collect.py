@@ -11,7 +11,7 @@ from benchmarks.study.training.data import data
 from benchmarks.study.training.states import DEVICE, Ragged, by_length, hidden_states, listen_before_norm, masked_mean
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.moments import Moments
-from ntps_lightning.functional.targets import encode_targets
+from ntps_lightning.functional.targets import read_labels
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def collect(job: Job, scale: Scale, progress) -> dict:
             ragged.store(batch, states[split_at])
             if split == "train":
                 continue
-            targets = encode_targets(labels[batch].to(DEVICE), texts.num_classes)
+            targets = read_labels(labels[batch].to(DEVICE))
             for layer, hidden in states.items():
                 kept = pooled[split].setdefault(layer, torch.zeros(len(labels), hidden.shape[-1]))
                 kept[batch] = masked_mean(hidden, mask).cpu()

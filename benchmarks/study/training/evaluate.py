@@ -9,7 +9,7 @@ from benchmarks.study.settings import VIEWED, Scale
 from benchmarks.study.training.states import DEVICE, by_length, masked_mean
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.moments import Moments
-from ntps_lightning.functional.targets import encode_targets
+from ntps_lightning.functional.targets import read_labels
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def evaluate(model, states, labels, scale: Scale, num_classes: int, epoch: float
             trunk, mask = states[split].batch(batch)
             layers = model.layers(trunk, mask)
             logits[split][batch] = model.head(masked_mean(layers[-1], mask)).cpu()
-            targets = encode_targets(labels[split][batch], num_classes)
+            targets = read_labels(labels[split][batch])
             if split == "val" or epoch == 0:
                 accumulate_(part, layers[-1], targets, mask)
             if split == "val" and epoch in VIEWED:
