@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ntps_lightning.functional.finite import refuse_unsummable_parts
 from ntps_lightning.functional.inputs import to_tensor
 from ntps_lightning.functional.moments import Moments
 from ntps_lightning.functional.options import Pooling, Precision
-from ntps_lightning.functional.packed_batch import PackedBatch, Part, pack_batch
+from ntps_lightning.functional.packed_batch import PackedBatch, pack_batch
 from ntps_lightning.functional.prefix_sums import prefix_sums
 from ntps_lightning.functional.targets import check_classes, read_labels
 
@@ -89,12 +90,9 @@ def accumulate_(
         sizes = [len(part.samples) for part in batch.parts]
         parts = list(zip(batch.parts, torch.split(hidden_states, sizes), torch.split(targets, sizes), strict=True))
         if len(parts) > 1:
-            _refuse_not_finite(parts)
+            refuse_unsummable_parts([(part, hidden) for part, hidden, _ in parts])
         for part, hidden, target in parts:
-            prefixes = prefix_sums(hidden, part)
-            if not prefixes.residuals.sum().isfinite():
-                _refuse(hidden, part)
-            prefixes = prefixes.to(device)
+            prefixes = prefix_sums(hidden, part).to(device)
             prefixes.add_to_(moments)
             pooled = prefixes.totals() / prefixes.lengths[:, None]
             if pooling == "last":
@@ -143,26 +141,6 @@ def _float32_products(precision: Precision) -> Iterator[None]:
     finally:
         gpu.fp32_precision = gpu_before
         cpu.fp32_precision = cpu_before
-
-
-def _refuse_not_finite(parts: list[tuple[Part, Tensor, Tensor]]) -> None:
-    """Before the first part is added, all are looked at."""
-    for part, hidden, _ in parts:
-        if not hidden.sum(dtype=torch.promote_types(hidden.dtype, torch.float32)).isfinite():
-            _refuse(hidden, part)
-
-
-def _refuse(hidden_states: Tensor, part: Part) -> None:
-    """Say which samples hold values that are not finite, if any does: padding may."""
-    size, length, d = hidden_states.shape
-    tokens = part.gather(hidden_states, 0, length).reshape(-1, d)
-    index = torch.arange(len(tokens), device=tokens.device) % size if part.index is None else part.index // length
-    broken = sorted(set(index[~tokens.isfinite().all(1)].tolist()))
-    if broken:
-        raise ValueError(
-            f"hidden_states hold NaN or Inf at valid tokens of samples {broken[:8]} of the batch ({len(broken)} of"
-            f" {size}); check the model's precision or learning rate"
-        )
 
 
 def _check_hidden_states(hidden_states: Tensor, num_targets: int, hidden_size: int) -> None:

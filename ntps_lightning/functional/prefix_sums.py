@@ -10,11 +10,13 @@ residuals leave out is added in float64 (METHOD 22).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
+from ntps_lightning.functional.finite import refuse_unsummable
 from ntps_lightning.functional.moments import Moments
 from ntps_lightning.functional.origins import Origins, find_origins
 from ntps_lightning.functional.packed_batch import Part
@@ -23,6 +25,8 @@ from ntps_lightning.functional.packed_batch import Part
 _MAX_TOKENS = 4096
 # Of a symmetric product only the blocks from the diagonal down are computed, so many columns at a time.
 _MAX_BLOCK = 768
+# Below this sum of squares float32 products lose digits.
+_VANISHING = 1e-15
 # Rows that begin on a cache line are multiplied a tenth faster.
 _ALIGNMENT = 16
 
@@ -58,6 +62,21 @@ class PrefixSums:
         blocks = [block.to(device) for block in self.blocks]
         tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in ("blocks", "eps")}
         return PrefixSums(blocks=blocks, eps=self.eps, **tensors)
+
+    def check(self) -> tuple[bool, float]:
+        """Whether all is finite, and the sum of the squares of the prefix sums of residuals."""
+        d = len(self.other)
+        total = sum((block.sum() for block in self.blocks), self.residuals.sum())
+        starts = (low for low, _ in _column_blocks(d))
+        diagonals = [block.diagonal().sum() for _, block in zip(starts, self.blocks, strict=False)]
+        found = torch.stack([total, sum(diagonals, torch.zeros_like(total))]).tolist()
+        return math.isfinite(found[0]), found[1]
+
+    def times(self, factor: float) -> PrefixSums:
+        """Those of hidden states that are ``factor`` times as large."""
+        linear = ("steps", "other", "prefix_residuals", "token_residuals", "residuals")
+        blocks = [torch.cat([block[:-2] * factor**2, block[-2:] * factor]) for block in self.blocks]
+        return replace(self, blocks=blocks, **{name: getattr(self, name) * factor for name in linear})
 
     def totals(self) -> Tensor:
         """``(N, d)`` sum of the tokens of each sample."""
@@ -106,9 +125,27 @@ class PrefixSums:
 def prefix_sums(hidden_states: Tensor, part: Part) -> PrefixSums:
     """The sums over prefixes of ``(N, T, d)`` hidden states of any floating dtype.
 
-    Values that are not finite show in ``residuals``.
+    States whose products overflow or vanish are multiplied by a power of two first, which changes no bit of the result.
+
+    Raises:
+        ValueError: If a valid value is not finite, or of float64 ones too large.
 
     """
+    found = _sums(hidden_states, part)
+    finite, size = found.check()
+    if finite and (size >= _VANISHING or not found.blocks):
+        return found
+    if not finite:
+        refuse_unsummable(hidden_states, part)
+    largest = float(part.gather(hidden_states, 0, hidden_states.shape[1]).abs().amax())
+    exponent = max(-126, min(math.frexp(largest)[1], 126))
+    if exponent == 0:
+        return found
+    scaled = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32)) * 2.0**-exponent
+    return _sums(scaled, part).times(2.0**exponent)
+
+
+def _sums(hidden_states: Tensor, part: Part) -> PrefixSums:
     origins = find_origins(hidden_states, part)
     dtype, d = origins.other.dtype, hidden_states.shape[2]
     first = part.gather(hidden_states, 0, 1).reshape(-1, d).to(dtype) - origins.steps[0]
