@@ -8,8 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
+from torchmetrics.utilities import rank_zero_warn
 
 from ntps_lightning.errors import SetupError
+
+# PyTorch's and Lightning's, by name, since Lightning comes under two.
+_IN_ORDER = {"BatchSampler", "DistributedSampler", "DistributedSamplerWrapper"}
 
 
 def own_samples(trainer: Any, dataloader_idx: int, first: int, count: int) -> Tensor | None:
@@ -60,6 +64,8 @@ def _repeats_another_rank(trainer: Any) -> bool:
 def _padding_duplicates(loader: Any, first: int, count: int) -> Tensor | None:
     """Which of a rank's samples are its own, where a DistributedSampler repeats some to even out the ranks.
 
+    Only where its order is that of the batches; a batch sampler that reorders samples hides which ones are repeated.
+
     Args:
         loader: the rank's dataloader.
         first: how many samples the rank has drawn before these.
@@ -69,12 +75,26 @@ def _padding_duplicates(loader: Any, first: int, count: int) -> Tensor | None:
         ``(count,)`` bool, or ``None`` where nothing is repeated.
 
     """
-    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None) or getattr(loader, "sampler", None)
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    sampler = getattr(batch_sampler, "sampler", None) or getattr(loader, "sampler", None)
     if not isinstance(sampler, DistributedSampler) or sampler.drop_last:
+        return None
+    repeated = sampler.total_size - len(sampler.dataset)  # type: ignore[arg-type]
+    reordering = [type(each).__name__ for each in (batch_sampler, sampler) if each is not None and not _in_order(each)]
+    if repeated and reordering:
+        if first == 0:
+            rank_zero_warn(
+                f"the {repeated} samples that DistributedSampler repeats to even out the ranks cannot be told, since"
+                f" {reordering[0]} may reorder them: they count twice in NTPS"
+            )
         return None
     position = sampler.rank + sampler.num_replicas * torch.arange(first, first + count)
     own: Tensor = position < len(sampler.dataset)  # type: ignore[arg-type]
     return own
+
+
+def _in_order(sampler: Any) -> bool:
+    return type(sampler).__iter__.__qualname__.partition(".")[0] in _IN_ORDER
 
 
 def _nth_loader(loaders: Any, index: int) -> Any:

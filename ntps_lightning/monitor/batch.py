@@ -13,9 +13,11 @@ from ntps_lightning.capture.backbone import Backbone, adapters_disabled
 from ntps_lightning.capture.forward_inputs import ForwardInputs
 from ntps_lightning.capture.hooks import LayerHooks
 from ntps_lightning.capture.packing import PackedSequences, sequence_ids
+from ntps_lightning.distributed import rank_and_world_size
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.packed_batch import PackedBatch, pack_batch
 from ntps_lightning.monitor.measurement import Measurement, Samples
+from ntps_lightning.monitor.sample_ids import sample_ids
 
 
 class MonitoredBatch:
@@ -52,6 +54,7 @@ class MonitoredBatch:
         self._input_ids = input_ids
         self._hooks: LayerHooks | None = None
         self._samples: Samples | None = None
+        self._ids: Tensor | None = None
         self._refusals: list[str] = []
         self._error: Exception | None = None
         self._unfit: dict[int, Tensor] = {}
@@ -107,7 +110,7 @@ class MonitoredBatch:
             self.abandon(f"a forward pass was interrupted by {error!r}")
 
     def _finish(self) -> None:
-        self._measurement.count(self._size, len(self._labels))
+        self._measurement.count(self._size, len(self._labels), self._ids)
         if self._measurement.fault:
             return
         if self._error is not None:
@@ -140,6 +143,8 @@ class MonitoredBatch:
         if self._measurement.samples_seen == 0 and sequences is None:
             self._warn_of_padding(inputs)
         self._samples = Samples(self._labels, self._sample_mask, sequences, self._pack(inputs, sequences))
+        if rank_and_world_size()[1] > 1:
+            self._ids = _sample_ids(inputs, sequences)
         return True
 
     def _pack(self, inputs: ForwardInputs, sequences: PackedSequences | None) -> PackedBatch | None:
@@ -186,3 +191,11 @@ class MonitoredBatch:
             self._measurement.add(layer, hidden_states, self._samples)
         else:
             self._unfit[layer] = hidden_states
+
+
+def _sample_ids(inputs: ForwardInputs, sequences: PackedSequences | None) -> Tensor | None:
+    """Where the call carried token ids."""
+    ids = inputs.input_ids
+    if ids is None or sequences is None:
+        return None if ids is None else sample_ids(ids, inputs.padding_mask())
+    return sample_ids(sequences.rows(ids[..., None])[..., 0], sequences.mask)

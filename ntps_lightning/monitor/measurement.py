@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics.utilities import rank_zero_warn
 
 from ntps_lightning.capture.backbone import Backbone
 from ntps_lightning.capture.packing import PackedSequences
@@ -18,8 +19,11 @@ from ntps_lightning.functional.packed_batch import PackedBatch
 from ntps_lightning.memory import MemoryEstimate
 from ntps_lightning.metric import NextTokenPerceptionScore
 from ntps_lightning.monitor.labels import LabelKind
+from ntps_lightning.monitor.sample_ids import SamplesSeen
 
 _ELSEWHERE = "it failed on another rank"
+# A share of samples that two ranks have in common which texts that occur twice do not explain.
+_MANY = 0.2
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,19 @@ class Samples:
     packed: PackedBatch | None
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """What a rank shows the others of its part of a measurement."""
+
+    failed: bool
+    seen: SamplesSeen
+    labelled: int
+    num_classes: int
+    num_outputs: int
+    names: tuple[str, ...]
+    hidden_sizes: tuple[int, ...]
+
+
 class Measurement:
     """Sums over the samples of some layers.
 
@@ -50,7 +67,6 @@ class Measurement:
         accumulate_device: where the sums are kept; ``None`` is with the hidden states.
 
     Attributes:
-        samples_seen: samples of the batches so far, whether they have a label or not.
         fault: why this cannot be scored any more; empty while it can.
 
     """
@@ -59,13 +75,18 @@ class Measurement:
         self, layers: list[int], labels: LabelKind, options: ScoreOptions, accumulate_device: torch.device | None
     ) -> None:
         self.layers = layers
-        self.samples_seen = 0
         self.fault = ""
+        self._seen = SamplesSeen()
         self._labelled = 0
         self._labels = labels
         self._options = options
         self._accumulate_device = accumulate_device
         self._metrics: dict[int, NextTokenPerceptionScore] = {}
+
+    @property
+    def samples_seen(self) -> int:
+        """Samples of the batches so far, whether they have a label or not."""
+        return self._seen.count
 
     def make_room(self, backbone: Backbone) -> None:
         """Before a forward pass: a metric for every layer whose hidden size the model declares, and for every class.
@@ -111,9 +132,9 @@ class Measurement:
                 metric.to(hidden_states.device)  # weights that are offloaded do not tell where states will be
         metric.update(hidden_states, samples.labels, samples.packed)
 
-    def count(self, seen: int, labelled: int) -> None:
-        """Count the samples of a batch that is complete."""
-        self.samples_seen += seen
+    def count(self, seen: int, labelled: int, ids: Tensor | None) -> None:
+        """Count the samples of a batch that is complete, by their ids where these are known."""
+        self._seen = self._seen.add(seen, ids)
         self._labelled += labelled
 
     def fail(self, reason: str) -> None:
@@ -129,7 +150,7 @@ class Measurement:
             ValueError: On every rank, if one has failed.
 
         """
-        self._compare()
+        self._learn_from(gather(self._shown()))
 
     def details(self, *, whole_curve: bool) -> dict[int, NTPSDetails]:
         """The details of every layer, over all ranks, which share out the layers; every rank must call it, once.
@@ -142,10 +163,12 @@ class Measurement:
             ValueError: On every rank, if one has failed, no sample has a label or a layer cannot be scored.
 
         """
-        labelled, hidden_sizes = self._compare()
-        if not labelled:
+        ranks = gather(self._shown())
+        self._learn_from(ranks)
+        if not any(rank.labelled for rank in ranks):
             raise ValueError("no sample counts: the labels are all -100, or every sample is masked")
-        self._give_one_shape(hidden_sizes)
+        self._drop_copies(ranks)
+        self._give_one_shape([max(sizes) for sizes in zip(*(rank.hidden_sizes for rank in ranks), strict=True)])
         rank, world_size = rank_and_world_size()
         for i, layer in enumerate(self.layers):
             if world_size > 1:
@@ -169,32 +192,54 @@ class Measurement:
                 found[layer] = str(error) or repr(error)
         return found
 
-    def _compare(self) -> tuple[int, list[int]]:
-        """Labelled samples and hidden sizes of the layers, as the rank with the most has them; classes likewise."""
+    def _shown(self) -> _Shown:
         updated = {layer: metric for layer, metric in self._metrics.items() if metric.update_called}
-        sizes = [updated[layer].hidden_size if layer in updated else 0 for layer in self.layers]
-        kind = self._labels
-        known = [bool(self.fault), self.samples_seen, self._labelled, kind.num_classes, kind.num_outputs]
-        found = max_over_ranks([*known, len(kind.names) - kind.agreed, *sizes])
-        failed, seen, labelled, kind.num_classes, kind.num_outputs, new_names, *sizes = found
-        if failed:
+        return _Shown(
+            failed=bool(self.fault),
+            seen=self._seen,
+            labelled=self._labelled,
+            num_classes=self._labels.num_classes,
+            num_outputs=self._labels.num_outputs,
+            names=tuple(self._labels.names),
+            hidden_sizes=tuple(updated[layer].hidden_size if layer in updated else 0 for layer in self.layers),
+        )
+
+    def _learn_from(self, ranks: list[_Shown]) -> None:
+        """What labels are, as the ranks with the most have seen it; every rank raises what the others do."""
+        if any(rank.failed for rank in ranks):
             raise ValueError(self.fault or _ELSEWHERE)
-        if new_names:
-            self._agree_on_names()
-        if not seen:
+        kind = self._labels
+        places = kind.agree_on_names([rank.names for rank in ranks])
+        kind.num_classes = max(len(kind.names), *(rank.num_classes for rank in ranks))
+        kind.num_outputs = max(rank.num_outputs for rank in ranks)
+        for metric in self._metrics.values() if places else ():
+            self._grow(metric)
+            metric.move_classes(places)
+        if not any(rank.seen.count for rank in ranks):
             raise SetupError(
                 "no batch was seen: is the data set empty, or is another dataloader meant (`dataloader_idx=`)?"
             )
-        return labelled, sizes
 
-    def _agree_on_names(self) -> None:
-        """Ranks number the words that they meet as they come."""
-        kind = self._labels
-        places = kind.agree_on_names(gather(kind.names))
-        kind.num_classes = max(kind.num_classes, len(kind.names))
-        for metric in self._metrics.values():
-            self._grow(metric)
-            metric.move_classes(places)
+    def _drop_copies(self, ranks: list[_Shown]) -> None:
+        """Ranks that saw the samples of one before them count for nothing."""
+        own, _ = rank_and_world_size()
+        copies = [i for i, rank in enumerate(ranks) if any(rank.seen.same_as(other.seen) for other in ranks[:i])]
+        if own in copies:
+            with torch.inference_mode(False):
+                for metric in self._metrics.values():
+                    metric.reset()
+        counted = [rank.seen for i, rank in enumerate(ranks) if i not in copies]
+        shared = max((a.shared_with(b) for i, a in enumerate(counted) for b in counted[:i]), default=0.0)
+        if any(ranks[i].labelled for i in copies):
+            rank_zero_warn(
+                f"{len(copies) + 1} ranks saw the same {ranks[copies[0]].seen.count} samples (is an IterableDataset not"
+                " sharded?): they are counted once"
+            )
+        elif shared > _MANY:
+            rank_zero_warn(
+                f"about {shared:.0%} of the samples were seen on more than one rank (is an IterableDataset not"
+                " sharded?): they are counted as often, and n is too high"
+            )
 
     def _give_one_shape(self, hidden_sizes: list[int]) -> None:
         """Ranks may have seen fewer classes than others, or no batch at all."""

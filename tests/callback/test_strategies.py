@@ -76,6 +76,31 @@ def test_two_processes_give_the_score_of_one_on_both_ranks(tmp_path, single, str
             assert row["ntps_info/samples_per_dim"] == samples / 16
 
 
+@pytest.mark.compatibility(
+    "Strategies",
+    "DDP, an IterableDataset that is not sharded",
+    "said; its samples are counted once, 1e-7 from one process",
+)
+def test_ranks_that_saw_the_same_samples(tmp_path, single):
+    wanted, ranks = single(61), launch(tmp_path, "ddp", 61, "unsharded")
+    assert ranks[0]["history"] == ranks[1]["history"], "to the bit"
+    for row, expected in zip(ranks[0]["history"], wanted["history"], strict=True):
+        assert row == pytest.approx(expected, abs=1e-6)
+    assert "2 ranks saw the same 61 samples" in json.loads((tmp_path / "warnings0.json").read_text())[0]
+
+
+@pytest.mark.compatibility(
+    "Strategies", "DDP, a batch sampler that reorders", "said; the repeated samples cannot be told, and count twice"
+)
+def test_a_batch_sampler_that_reorders_loses_no_sample(tmp_path, single):
+    wanted, ranks = single(61), launch(tmp_path, "ddp", 61, "reordered")
+    assert "the 1 samples that DistributedSampler repeats" in json.loads((tmp_path / "warnings0.json").read_text())[0]
+    assert ranks[0]["history"] == ranks[1]["history"], "to the bit"
+    for row, expected in zip(ranks[0]["history"], wanted["history"], strict=True):
+        assert row["ntps_info/samples"] == 62
+        assert row["ntps/captured_in_sample"] == pytest.approx(expected["ntps/captured_in_sample"], rel=0.2)
+
+
 @pytest.mark.parametrize(
     "strategy",
     [

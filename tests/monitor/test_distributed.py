@@ -26,6 +26,10 @@ def show(monitor, model, batches):
 def share_of(batches, rank, how):
     if how == "uneven":
         return batches[:1] if rank else batches[1:]
+    if how == "copies":
+        return batches[::-1] if rank else batches
+    if how == "overlapping":
+        return batches[rank:]
     if how == "one":  # the other has none, and learns the hidden sizes and classes from it
         return [] if rank else batches
     return batches[rank::2]
@@ -86,3 +90,19 @@ def test_words_mean_the_same_on_every_rank(tmp_path):
     assert first == second, "to the bit"
     assert first.pop("names") == ["economy", "politics", "sport"] == sorted(alone.class_names)
     assert first == pytest.approx(wanted, rel=1e-6)
+
+
+def test_ranks_that_saw_the_same_samples_count_once(tmp_path):
+    model = tiny_model()
+    alone = NTPSMonitor(model, layers="all")
+    show(alone, model, list(loader(60)))
+    wanted = {layer: details.score for layer, details in alone.compute().items()} | {"samples": 60}
+    first, second = run(tmp_path, "copies")
+    assert first == second == pytest.approx(wanted, rel=1e-6)
+
+
+def test_ranks_that_share_most_samples_are_said(tmp_path, capfd):
+    first, second = run(tmp_path, "overlapping")
+    assert first == second
+    assert first["samples"] == 104
+    assert "of the samples were seen on more than one rank" in capfd.readouterr().err
