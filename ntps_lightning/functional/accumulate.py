@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -16,6 +12,7 @@ from ntps_lightning.functional.moments import Moments
 from ntps_lightning.functional.options import Pooling, Precision
 from ntps_lightning.functional.packed_batch import PackedBatch, pack_batch
 from ntps_lightning.functional.prefix_sums import prefix_sums
+from ntps_lightning.functional.products import float32_products
 from ntps_lightning.functional.targets import check_classes, read_labels
 
 
@@ -84,8 +81,7 @@ def accumulate_(
     """
     device = moments.pooled_gram.device
     _check_hidden_states(hidden_states, len(targets), moments.pooled_sum.shape[0])
-    # Autocast would otherwise turn a float32 product into a bfloat16 one inside the user's own forward pass.
-    with torch.no_grad(), torch.autocast(hidden_states.device.type, enabled=False), _float32_products(precision):
+    with float32_products(hidden_states.device, precision):
         batch = _packed(attention_mask, hidden_states)
         sizes = [len(part.samples) for part in batch.parts]
         parts = list(zip(batch.parts, torch.split(hidden_states, sizes), torch.split(targets, sizes), strict=True))
@@ -125,22 +121,6 @@ def _accumulate_pooled_(moments: Moments, pooled: Tensor, targets: Tensor) -> No
     present, one_hot_rows = present.to(pooled.device), one_hot(position).to(pooled)
     moments.target_sum.index_add_(0, present, one_hot_rows.sum(0))
     moments.pooled_target.index_add_(1, present, pooled.T @ one_hot_rows)
-
-
-@contextmanager
-def _float32_products(precision: Precision) -> Iterator[None]:
-    """Products of float32 numbers as asked for, whatever the global flags say."""
-    gpu: Any = torch.backends.cuda.matmul
-    cpu: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    gpu_before: str = gpu.fp32_precision
-    cpu_before: str = cpu.fp32_precision
-    gpu.fp32_precision = "tf32" if precision == "high" else "ieee"
-    cpu.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        gpu.fp32_precision = gpu_before
-        cpu.fp32_precision = cpu_before
 
 
 def _check_hidden_states(hidden_states: Tensor, num_targets: int, hidden_size: int) -> None:
