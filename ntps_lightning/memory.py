@@ -1,13 +1,13 @@
-"""What the score's sums take, and what a device has left."""
+"""What the score's sums take, and whether there is room for them."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-import psutil
 import torch
 
+from ntps_lightning.available import available_bytes, processes_on_this_host
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.moments import moment_shapes
 
@@ -29,16 +29,6 @@ def scratch_bytes(hidden_size: int) -> int:
     return max(adding, 13 * hidden_size**2 * _BYTES) + 2**24
 
 
-def available_bytes(device: torch.device) -> int | None:
-    """Bytes that can be allocated on ``device``, or ``None`` where that is not known."""
-    if device.type == "cpu":
-        return int(psutil.virtual_memory().available)
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + cached
-    return None
-
-
 @dataclass(frozen=True)
 class MemoryEstimate:
     """What the sums over samples of some layers take.
@@ -49,6 +39,7 @@ class MemoryEstimate:
         num_outputs: C, or 0 where it is not known yet, so that what classes add is not counted.
         device: where the sums are kept.
         classes: whether C counts classes, and not targets.
+        processes: how many keep such sums in the same memory; of a host by default those that the launcher names.
 
     """
 
@@ -57,13 +48,11 @@ class MemoryEstimate:
     num_outputs: int
     device: torch.device
     classes: bool = True
+    processes: int | None = None
 
     def __str__(self) -> str:
-        states = self._states()
-        square = "" if self.classes else " + C²"
-        each = f"(3 d² + d C{square} + ...) x {_BYTES} bytes at d = {self.hidden_size}, C = {self.num_outputs or '?'}"
-        scratch = _size(scratch_bytes(self.hidden_size))
-        return f"{_size(states)} on {self.device}: {self.num_layers} layers x {each}, and {scratch} of scratch memory"
+        free = self._free()
+        return self._need() if free is None else f"{self._need()}; {self._room(free)} are free"
 
     def check(self) -> None:
         """Refuse, before it is taken, what the device does not have.
@@ -72,15 +61,31 @@ class MemoryEstimate:
             SetupError: If the device does not have it; the message says how many layers fit.
 
         """
-        states = self._states()
-        scratch = scratch_bytes(self.hidden_size)
-        free = available_bytes(self.device)
+        states, scratch, free = self._states(), scratch_bytes(self.hidden_size), self._free()
         if free is None or states + scratch <= free:
             return
         fit = max(0, free - scratch) * self.num_layers // states
         way_out = f"name at most {fit} layers with `layers=`" if fit else "not even one layer fits"
         way_out += ", or keep the sums elsewhere with `accumulate_device=`"
-        raise SetupError(f"NTPS needs {self}, and only {_size(free)} are free; {way_out}")
+        raise SetupError(f"NTPS needs {self._need()}, and only {self._room(free)} are free; {way_out}")
+
+    def _need(self) -> str:
+        square = "" if self.classes else " + C²"
+        each = f"(3 d² + d C{square} + ...) x {_BYTES} bytes at d = {self.hidden_size}, C = {self.num_outputs or '?'}"
+        scratch = _size(scratch_bytes(self.hidden_size))
+        return f"{_size(self._states())} on {self.device}: {self.num_layers} layers x {each}, and {scratch} of scratch memory"
+
+    def _room(self, free: int) -> str:
+        sharing = self._sharing()
+        return _size(free) + (f" for each of {sharing} processes" if sharing > 1 else "")
+
+    def _sharing(self) -> int:
+        """A GPU is a process's own."""
+        return (self.processes or processes_on_this_host()) if self.device.type == "cpu" else 1
+
+    def _free(self) -> int | None:
+        free = available_bytes(self.device)
+        return None if free is None else free // self._sharing()
 
     def _states(self) -> int:
         return state_bytes(self.num_layers, self.hidden_size, self.num_outputs, classes=self.classes)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import psutil
 import pytest
 import torch
 
-from ntps_lightning import NextTokenPerceptionScore
+from ntps_lightning import NextTokenPerceptionScore, available
 from ntps_lightning.functional.moments import moment_shapes
 from ntps_lightning.memory import MemoryEstimate, state_bytes
 
@@ -24,3 +25,63 @@ def test_what_there_is_no_room_for_is_refused(monkeypatch):
         estimate.check()
     monkeypatch.setattr("ntps_lightning.memory.available_bytes", lambda device: None)
     estimate.check()
+
+
+GIB = 2**30
+
+
+def cgroup(root, path, **files):
+    folder = root / path
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("_", ".", 1)).write_text(f"{text}\n")
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A host of 64 GiB with control groups in a folder of our own."""
+    free = psutil.virtual_memory()._replace(available=64 * GIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(available, "_CGROUPS", tmp_path)
+    own = tmp_path / "own"
+    monkeypatch.setattr(available, "_OWN_CGROUPS", own)
+    for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    own.write_text("0::/job/step\n")
+    return tmp_path
+
+
+def free_bytes():
+    return available.available_bytes(torch.device("cpu"))
+
+
+def test_a_container_may_use_less_than_its_host_has(host):
+    assert free_bytes() == 64 * GIB
+    cgroup(host, "job/step", memory_max="max", memory_current=2 * GIB, memory_stat="inactive_file 5")
+    assert free_bytes() == 64 * GIB
+    cgroup(host, "job", memory_max=8 * GIB, memory_current=3 * GIB, memory_stat=f"anon 1\ninactive_file {GIB}")
+    assert free_bytes() == 6 * GIB, "files that are only cached give way"
+    cgroup(host, "job/step", memory_max=4 * GIB, memory_current=3 * GIB, memory_stat="inactive_file 0")
+    assert free_bytes() == GIB, "the narrowest limit of those around"
+
+
+def test_the_first_version_of_control_groups(host):
+    (host / "own").write_text("3:cpuset:/\n4:memory:/job\n0::/\n")
+    folder = host / "memory" / "job"
+    folder.mkdir(parents=True)
+    for name, text in (("limit_in_bytes", 4 * GIB), ("usage_in_bytes", GIB), ("stat", "total_inactive_file 0")):
+        (folder / f"memory.{name}").write_text(str(text))
+    assert free_bytes() == 3 * GIB
+
+
+def test_where_there_are_no_control_groups(host):
+    (host / "own").unlink()
+    assert free_bytes() == 64 * GIB
+
+
+def test_neighbours_on_the_same_host_share_its_memory(host, monkeypatch):
+    options = {"num_layers": 1, "hidden_size": 16, "num_outputs": 2, "device": torch.device("cpu")}
+    assert str(MemoryEstimate(**options)).endswith("; 64.0 GiB are free")
+    assert str(MemoryEstimate(**options, processes=4)).endswith("; 16.0 GiB for each of 4 processes are free")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert str(MemoryEstimate(**options)).endswith("; 8.0 GiB for each of 8 processes are free")

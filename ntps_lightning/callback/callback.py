@@ -254,7 +254,7 @@ class NTPSCallback(Callback):
         return self._monitor
 
     def _check_memory(self, trainer: Trainer, monitor: NTPSMonitor) -> None:
-        estimate = monitor.memory(trainer.strategy.root_device)
+        estimate = monitor.memory(trainer.strategy.root_device, processes=trainer.num_devices)
         if estimate is not None:
             estimate.check()
             rank_zero_info(f"NTPS will take {estimate}")

@@ -214,13 +214,18 @@ class NTPSMonitor:
         """Make room for so many classes, whether labels show them or not; ``names`` are those of words."""
         self._labels.expect(num_classes, names)
 
-    def memory(self, device: torch.device) -> MemoryEstimate | None:
-        """What the sums will take, on ``device`` unless they are kept elsewhere; ``None`` without a declared size."""
+    def memory(self, device: torch.device, processes: int | None = None) -> MemoryEstimate | None:
+        """What the sums will take, on ``device`` unless they are kept elsewhere; ``None`` without a declared size.
+
+        Args:
+            device: of the model.
+            processes: how many share the memory of this host, where the launcher's variables do not tell.
+
+        """
         if self._backbone.hidden_size is None:
             return None
-        where = self._accumulate_device or device
-        kind = self._labels
-        return MemoryEstimate(len(self.layers), self._backbone.hidden_size, kind.width, where, not kind.num_outputs)
+        size, kind, where = self._backbone.hidden_size, self._labels, self._accumulate_device or device
+        return MemoryEstimate(len(self.layers), size, kind.width, where, not kind.num_outputs, processes)
 
     def _new_measurement(self) -> Measurement:
         self._labels.renew()
