@@ -72,8 +72,8 @@ class MemoryEstimate:
     def _need(self) -> str:
         square = "" if self.classes else " + C²"
         each = f"(3 d² + d C{square} + ...) x {_BYTES} bytes at d = {self.hidden_size}, C = {self.num_outputs or '?'}"
-        scratch = _size(scratch_bytes(self.hidden_size))
-        return f"{_size(self._states())} on {self.device}: {self.num_layers} layers x {each}, and {scratch} of scratch memory"
+        states, scratch = _size(self._states()), _size(scratch_bytes(self.hidden_size))
+        return f"{states} on {self.device}: {self.num_layers} layers x {each}, and {scratch} of scratch memory"
 
     def _room(self, free: int) -> str:
         sharing = self._sharing()
