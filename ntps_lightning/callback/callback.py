@@ -156,8 +156,9 @@ class NTPSCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         monitor = self._new_monitor(pl_module)
         self._keys = logged_keys(self.prefix, monitor.layers, gain=self.baseline)
-        self._monitored.check(trainer.callbacks, self._keys)  # type: ignore[attr-defined]
-        if not trainer.enable_validation:
+        validates = trainer.enable_validation
+        self._monitored.check(trainer.callbacks, self._keys, validates=validates)  # type: ignore[attr-defined]
+        if not validates:
             rank_zero_warn(f"NTPSCallback measures `{self.prefix}` on validation epochs, and this run has none.")
             return
         self._check_memory(trainer, monitor)
@@ -282,12 +283,14 @@ class NTPSCallback(Callback):
         self._epoch = None
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, values: dict[str, float]) -> None:
-        log_values(pl_module, self.prefix, values)
         if values[valid_key(self.prefix)]:
+            log_values(pl_module, self.prefix, values)
             self._monitored.measured()
             self._log_pictures(trainer)
         else:
-            self._monitored.hold(trainer, self._keys, self._records.last_valid)
+            held = self._records.last_valid
+            log_values(pl_module, self.prefix, held | values)
+            self._monitored.hold(trainer, self._keys - set(values), held)
 
     def _log_pictures(self, trainer: Trainer) -> None:
         if self.figures:

@@ -18,8 +18,8 @@ _WORST = 1e9
 class MonitoredKeys:
     """Callbacks that monitor a score which is not measured at every validation.
 
-    A monitor must find its key whenever it looks, or it stops the run. Where nothing new was measured it finds the last
-    value, and that look does not count against its patience.
+    A monitor must find its key whenever it looks, or it stops the run. Where a key has nothing new it finds the last
+    value, and that look does not count against the patience of the callbacks that monitor this key.
 
     Args:
         prefix: what the score's keys start with.
@@ -28,16 +28,21 @@ class MonitoredKeys:
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self._held = False
+        self._held: set[str] = set()
 
-    def check(self, callbacks: Iterable[Any], keys: set[str]) -> None:
-        """Refuse callbacks that monitor keys which are never logged.
+    def check(self, callbacks: Iterable[Any], keys: set[str], *, validates: bool) -> None:
+        """Refuse callbacks that monitor keys which are never logged, none of which is without validation.
 
         Raises:
             ValueError: If there is one.
 
         """
         for callback in self._ours(callbacks):
+            if not validates:
+                raise ValueError(
+                    f"{type(callback).__name__}(monitor={callback.monitor!r}): this run has no validation epochs, on"
+                    " which it is measured; give trainer.fit a validation dataloader, and the module a validation_step"
+                )
             self._check(type(callback).__name__, callback.monitor, getattr(callback, "mode", None), keys)
 
     def check_schedulers(self, configs: Iterable[Any], keys: set[str]) -> None:
@@ -54,23 +59,32 @@ class MonitoredKeys:
             rank_zero_warn(f'{name} has mode="min", but higher is better: did you mean mode="max"?')
 
     def measured(self) -> None:
-        """This validation brought a new value."""
-        self._held = False
+        """This validation brought new values of all keys."""
+        self._held = set()
 
     def hold(self, trainer: Any, keys: Iterable[str], last: Mapping[str, float]) -> None:
-        """This validation brought nothing new: monitors find the last values, or the worst where there are none."""
-        for key in keys:
-            worst = -_WORST if _higher_is_better(key) else _WORST
-            trainer.callback_metrics.setdefault(key, torch.tensor(last.get(key, worst)))
-        self._held = trainer.state.fn == "fit"
-        if self._held:
+        """This validation brought nothing new of these keys: monitors find the last values, or where there are none the
+        worst that they do not stop on.
+        """
+        self._held = set(keys)
+        for key in self._held:
+            trainer.callback_metrics.setdefault(key, torch.tensor(last.get(key, self._worst(trainer, key))))
+        if trainer.state.fn == "fit":
             self._spare(trainer, on_train_epoch_end=False)
 
     def end_epoch(self, trainer: Any) -> None:
         """Before monitors look at the end of a training epoch."""
-        if self._held:
-            self._spare(trainer, on_train_epoch_end=True)
-        self._held = False
+        self._spare(trainer, on_train_epoch_end=True)
+        self._held = set()
+
+    def _worst(self, trainer: Any, key: str) -> float:
+        """Finite, since EarlyStopping stops on what is not; and no further than where it takes a run to diverge."""
+        worst = -_WORST if _higher_is_better(key) else _WORST
+        for callback in self._ours(trainer.callbacks):
+            threshold = getattr(callback, "divergence_threshold", None)
+            if callback.monitor == key and threshold is not None:
+                worst = (max if callback.mode == "max" else min)(worst, float(threshold))
+        return worst
 
     def _why_not(self, monitor: str, keys: set[str]) -> str:
         new_name = renamed_key(self._prefix, monitor)
@@ -82,7 +96,7 @@ class MonitoredKeys:
         """One look, which finds no improvement, less to be patient for: the count stays as it was."""
         for callback in self._ours(trainer.callbacks):
             looks_then = getattr(callback, "_check_on_train_epoch_end", False) == on_train_epoch_end
-            if looks_then and hasattr(callback, "wait_count"):
+            if callback.monitor in self._held and looks_then and hasattr(callback, "wait_count"):
                 callback.wait_count -= 1
 
     def _ours(self, callbacks: Iterable[Any]) -> Iterator[Any]:

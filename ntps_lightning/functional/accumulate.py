@@ -81,6 +81,8 @@ def accumulate_(
     """
     device = moments.pooled_gram.device
     _check_hidden_states(hidden_states, len(targets), moments.pooled_sum.shape[0])
+    if targets.ndim == 2 and not targets.isfinite().all():
+        raise ValueError("regression targets hold NaN or Inf; drop those samples")
     with float32_products(hidden_states.device, precision):
         batch = _packed(attention_mask, hidden_states)
         sizes = [len(part.samples) for part in batch.parts]

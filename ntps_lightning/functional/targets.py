@@ -22,7 +22,7 @@ def read_labels(labels: Any, num_classes: int | None = None) -> Tensor:
             indices lie below it is for :func:`check_classes`.
 
     Raises:
-        ValueError: If shape or dtype are none of the above, a target is not finite, or ``num_classes`` does not fit.
+        ValueError: If shape or dtype are none of the above, or ``num_classes`` does not fit.
 
     """
     labels = to_tensor(labels, "labels", _WANTED)
@@ -57,8 +57,6 @@ def _regression_targets(labels: Tensor, num_classes: int | None) -> Tensor:
             f"labels are {_what(labels)}, which means regression targets, but num_classes={num_classes} was given; pass"
             " integers (class indices, or (N, C) zeros and ones), or no num_classes"
         )
-    if not labels.isfinite().all():
-        raise ValueError("regression targets hold NaN or Inf; drop those samples")
     return labels.double().reshape(len(labels), -1)
 
 

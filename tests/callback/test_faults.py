@@ -87,7 +87,9 @@ def test_a_bad_value_costs_one_score_and_nothing_else(tmp_path, value):
     assert [row["ntps_info/valid"] for row in seen.epochs] == [1, 0, 0, 1, 1]
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    assert len(events.Scalars("ntps/score")) == 4, "the loggers get no value twice"
+    scores = [point.value for point in events.Scalars("ntps/score")]
+    assert len(scores) == 6
+    assert scores[1] == scores[2] == scores[3], "held, and flagged by the next line"
     assert [point.value for point in events.Scalars("ntps_info/valid")] == [1, 1, 0, 0, 1, 1]
 
 
@@ -103,6 +105,40 @@ def test_monitors_live_without_a_baseline(tmp_path):
     assert [row["ntps_info/valid"] for row in callback.history] == [0, 0, 1, 1]
     assert seen.epochs[0]["ntps/score"] == seen.epochs[0]["ntps/gain"] == -1e9, "worse than any score"
     assert seen.epochs[1]["ntps/gain"] == 0
+
+
+@pytest.mark.parametrize(("monitor", "threshold"), [("ntps/score", 0.0), ("ntps_layers/01/score", -1e12)])
+def test_no_value_is_invented_that_a_run_stops_on(tmp_path, monitor, threshold):
+    callback = NTPSCallback(baseline=False, layers=[1, 2])
+    stopping = EarlyStopping(monitor, mode="max", patience=1, divergence_threshold=threshold)
+    with pytest.warns(UserWarning, match="NaN or Inf at valid tokens"):
+        make_trainer(tmp_path, callbacks=[callback, stopping], max_epochs=4, num_sanity_val_steps=0).fit(
+            Poisoned(math.nan, {0, 1, 2}), loader(), loader(60, seed=1)
+        )
+    assert [row["ntps_info/valid"] for row in callback.history] == [0, 0, 0, 1]
+    assert stopping.wait_count == 0
+    assert stopping.best_score > 0
+
+
+@fault("a monitor of `ntps_info/valid`", "sees 0, which costs its own patience alone")
+def test_each_key_has_its_own_patience(tmp_path):
+    callback = NTPSCallback()
+    kept, spent = (
+        EarlyStopping("ntps/score", mode="max", patience=9),
+        EarlyStopping("ntps_info/valid", mode="max", patience=9),
+    )
+    fit(tmp_path, Poisoned(math.nan, {2, 3}), callback, kept, spent, max_epochs=3)
+    assert [row["ntps_info/valid"] for row in callback.history] == [1, 1, 0, 0]
+    assert (kept.wait_count, spent.wait_count) == (0, 2)
+
+
+@fault("a monitor of ours, and no validation", "refused at the start")
+def test_a_monitor_without_validation_is_refused_before_the_first_step(tmp_path):
+    module = LoraModule()
+    trainer = make_trainer(tmp_path, callbacks=[NTPSCallback(), EarlyStopping("ntps/score", mode="max")])
+    with pytest.raises(ValueError, match=r"EarlyStopping\(monitor='ntps/score'\): this run has no validation epochs"):
+        trainer.fit(module, loader())
+    assert trainer.global_step == 0
 
 
 @fault("`on_error='raise'`", "the fault stops the run at the end of its batch")
