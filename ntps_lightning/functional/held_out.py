@@ -1,0 +1,185 @@
+"""What a linear probe reads of samples that it was not fitted on, exactly, from the sums and a few kept rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ntps_lightning.functional.jackknife import (
+    Estimate,
+    Losses,
+    accuracy_estimate,
+    classification_errors,
+    r2_estimate,
+    squared_losses,
+)
+from ntps_lightning.functional.kept import Blocks, KeptRows
+from ntps_lightning.functional.moments import Covariances
+from ntps_lightning.functional.ridge_probe import Fit, RidgeProbe, cross_fitted_ridges, mean_fit
+
+# Ridges relative to the mean eigenvalue of the features' covariance.
+GRID = [10 ** (exponent / 2) for exponent in range(-8, 5)]
+# A probe that its ridge has silenced looks surer than it is: errors are those of one that speaks.
+_MOST_RIDGE = 1.0
+# A ratio is shown where its denominator is so many standard errors above zero.
+_CLEAR = 2.0
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out numbers of one layer, each with its standard error.
+
+    Args:
+        probe_r2: of a ridge probe on the whole pooled state: 1 minus its squared error over that of the mean.
+        probe_accuracy: its share of right classes; ``None`` for targets that are no classes.
+        captured_r2: of the probe confined to the leading k autoregressive directions.
+        principal_r2: of the probe confined to as many leading principal components.
+        captured: captured_r2 over probe_r2; ``None`` where probe_r2 is not two standard errors above zero.
+        ridges: the two ridges of the whole probe, relative to tr(B)/d, each chosen on one half for the other.
+        at_edge: which of the three probes chose an end of the grid.
+        num_kept: rows that were read.
+        num_groups: groups of them that were left out together.
+        curves: ``captured_r2`` and ``principal_r2`` by number of directions, without errors.
+
+    """
+
+    probe_r2: Estimate
+    probe_accuracy: Estimate | None
+    captured_r2: Estimate
+    principal_r2: Estimate
+    captured: Estimate | None
+    ridges: tuple[float, float]
+    at_edge: tuple[str, ...]
+    num_kept: int
+    num_groups: int
+    curves: dict[str, dict[int, float]]
+
+
+def held_out(cov: Covariances, means: tuple[Tensor, Tensor], rows: KeptRows, basis: Tensor, k: int) -> HeldOut:
+    """Held-out numbers of kept rows.
+
+    Args:
+        cov: centred covariances of all samples, the rows among them.
+        means: ``(d,)`` and ``(C,)``, of all pooled states and targets.
+        rows: the kept rows.
+        basis: ``(d, j)`` orthonormal basis of the leading autoregressive directions, nested, j >= k.
+        k: number of directions.
+
+    """
+    reader = _Reader(cov, means, rows)
+    whole = reader.read(reader.whole)
+    captured, principal = reader.read(reader.confined(basis[:, :k])), reader.read(reader.principal(k))
+    found = {"probe_r2": whole, "captured_r2": captured, "principal_r2": principal}
+    estimates = {name: reader.r2(reading) for name, reading in found.items()}
+    probe_r2 = estimates["probe_r2"]
+    clear = probe_r2.value > _CLEAR * probe_r2.se
+    sizes = [size for size in _log_grid(basis.shape[1]) if size != k]
+    return HeldOut(
+        **estimates,
+        probe_accuracy=reader.accuracy(whole) if cov.target_gram is None else None,
+        captured=estimates["captured_r2"].over(probe_r2) if clear else None,
+        ridges=whole.ridges,
+        at_edge=tuple(name for name, reading in found.items() if reading.at_edge),
+        num_kept=len(rows.states),
+        num_groups=rows.num_groups,
+        curves={
+            "captured_r2": {k: estimates["captured_r2"].value}
+            | {size: reader.r2_alone(reader.confined(basis[:, :size])) for size in sizes},
+            "principal_r2": {k: estimates["principal_r2"].value}
+            | {size: reader.r2_alone(reader.principal(size)) for size in sizes},
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A probe with the ridges that were chosen for the halves."""
+
+    probe: RidgeProbe
+    ridges: tuple[float, float]
+    at_edge: bool
+
+    def fits(self, most: float) -> tuple[Fit, Fit]:
+        first, second = (self.probe.at(min(ridge, most)) for ridge in self.ridges)
+        return first, second
+
+
+class _Reader:
+    """Probes on the same kept rows."""
+
+    def __init__(self, cov: Covariances, means: tuple[Tensor, Tensor], rows: KeptRows) -> None:
+        self._cov = cov
+        self._rows = rows
+        self._blocks = Blocks.of(rows.groups)
+        self._states = rows.states.double() - means[0]
+        self._targets = (rows.targets.double() - means[1]) / cov.target_scale
+        kept = float(rows.weights.sum())
+        self._unseen = (cov.num_samples - kept) * rows.num_groups / kept
+        eigenvalues, vectors = torch.linalg.eigh(cov.perception)
+        self.whole = self._probe(eigenvalues, self._states @ vectors, vectors.T @ cov.cross)
+        everyone = torch.ones_like(rows.halves)
+        self._variances = squared_losses(mean_fit(cov.num_samples, self._targets), rows, self._blocks, everyone)
+
+    def confined(self, basis: Tensor) -> RidgeProbe:
+        """The probe on the coordinates in an orthonormal basis, ``(d, k)``."""
+        eigenvalues, vectors = torch.linalg.eigh(basis.T @ self._cov.perception @ basis)
+        basis = basis @ vectors
+        return self._probe(eigenvalues, self._states @ basis, basis.T @ self._cov.cross)
+
+    def principal(self, size: int) -> RidgeProbe:
+        """The probe on so many leading principal components."""
+        whole = self.whole
+        return self._probe(whole.eigenvalues[-size:], whole.rows[:, -size:], whole.cross[-size:])
+
+    def read(self, probe: RidgeProbe) -> _Reading:
+        """Choose the ridges."""
+        return _Reading(probe, *cross_fitted_ridges(probe, self._rows, self._blocks, GRID))
+
+    def r2(self, reading: _Reading) -> Estimate:
+        """With its standard error."""
+
+        def estimate(fits: tuple[Fit, Fit]) -> Estimate:
+            return r2_estimate(self._both(fits, squared_losses), self._variances, self._unseen)
+
+        return _with_wider_error(reading, estimate)
+
+    def r2_alone(self, probe: RidgeProbe) -> float:
+        """Without."""
+        first, second = (
+            fit.without_own(self._blocks, self._rows.weights).square().sum(1)
+            for fit in self.read(probe).fits(torch.inf)
+        )
+        squares = torch.where(self._rows.halves[self._rows.groups], first, second)
+        return 1 - float(squares @ self._rows.weights / self._variances.total)
+
+    def accuracy(self, reading: _Reading) -> Estimate:
+        """With its standard error."""
+
+        def estimate(fits: tuple[Fit, Fit]) -> Estimate:
+            return accuracy_estimate(self._both(fits, classification_errors), self._rows, self._unseen)
+
+        return _with_wider_error(reading, estimate)
+
+    def _probe(self, eigenvalues: Tensor, rows: Tensor, cross: Tensor) -> RidgeProbe:
+        return RidgeProbe(self._cov.num_samples, eigenvalues.clamp(min=0), rows, cross, self._targets)
+
+    def _both(self, fits: tuple[Fit, Fit], losses: Callable[[Fit, KeptRows, Blocks, Tensor], Losses]) -> Losses:
+        halves = self._rows.halves
+        return losses(fits[0], self._rows, self._blocks, halves) + losses(fits[1], self._rows, self._blocks, ~halves)
+
+
+def _with_wider_error(reading: _Reading, estimate: Callable[[tuple[Fit, Fit]], Estimate]) -> Estimate:
+    found = estimate(reading.fits(torch.inf))
+    if max(reading.ridges) <= _MOST_RIDGE:
+        return found
+    speaking = estimate(reading.fits(_MOST_RIDGE))
+    return replace(speaking, value=found.value) if speaking.se > found.se else found
+
+
+def _log_grid(most: int) -> list[int]:
+    """Some numbers of directions, evenly spread in their logarithm."""
+    found = torch.logspace(0, 1, 9, base=float(most), dtype=torch.float64) if most > 1 else torch.ones(1)
+    return sorted(set(found.round().long().tolist()))
