@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Odd 64-bit constants of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), as int64, whose products wrap around.
-_GAMMA = -0x61C8864680B583EB
-_MIX = ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1))
+from ntps_lightning.functional.hashing import GAMMA, mix
+
 # So many of the lowest ids tell how much two ranks have in common.
 _SKETCH = 64
 
@@ -27,8 +26,8 @@ def sample_ids(input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     valid = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.to(input_ids.device) == 1
     position = valid.long().cumsum(1)
-    tokens = _mixed(input_ids.long() * _GAMMA + position) * valid
-    return _mixed(tokens.sum(1) + position[:, -1] * _GAMMA)
+    tokens = mix(input_ids.long() * GAMMA + position) * valid
+    return mix(tokens.sum(1) + position[:, -1] * GAMMA)
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,3 @@ class SamplesSeen:
         mine, theirs = set(self.lowest), set(other.lowest)
         lowest = set(sorted(mine | theirs)[:_SKETCH])
         return len(lowest & mine & theirs) / len(lowest)
-
-
-def _mixed(value: Tensor) -> Tensor:
-    """The finaliser of splitmix64: each bit of the result depends on each of the value's."""
-    for shift, factor in _MIX:
-        value = (value ^ (value >> shift & (1 << (64 - shift)) - 1)) * factor
-    return value

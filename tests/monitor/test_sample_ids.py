@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ntps_lightning.monitor.sample_ids import SamplesSeen, _mixed, sample_ids
+from ntps_lightning.monitor.sample_ids import SamplesSeen, sample_ids
 
 
 def ragged(n, seed=0, vocabulary=50_000):
@@ -18,16 +18,6 @@ def ragged(n, seed=0, vocabulary=50_000):
 def padded(rows, side, filler):
     ids = pad_sequence(rows, batch_first=True, padding_value=filler, padding_side=side)
     return ids, pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side=side)
-
-
-def test_the_mixing_is_that_of_splitmix64():
-    def reference(value):
-        value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
-        return value ^ (value >> 31)
-
-    values = torch.tensor([0, 1, -5, 2**62, -(2**63)])
-    assert [v % 2**64 for v in _mixed(values).tolist()] == [reference(v % 2**64) for v in values.tolist()]
 
 
 def test_padding_and_dtype_change_nothing():

@@ -1,0 +1,120 @@
+"""Which samples are kept: the same, whatever the order, the batches and the processes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntps_lightning.functional.hashing import mix
+from ntps_lightning.functional.kept_samples import KeptSamples
+
+
+def test_the_mixing_is_that_of_splitmix64():
+    def reference(value):
+        value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
+        return value ^ (value >> 31)
+
+    values = torch.tensor([0, 1, -5, 2**62, -(2**63)])
+    assert [v % 2**64 for v in mix(values).tolist()] == [reference(v % 2**64) for v in values.tolist()]
+
+
+def pool(n, num_groups, seed, copies=True):
+    """Ids, groups, classes and states of samples, some of which are copies."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(n // 2 if copies else 10**9, size=n)
+    groups = ids % num_groups
+    return (
+        torch.from_numpy(ids),
+        torch.from_numpy(groups),
+        torch.from_numpy(ids % 3),
+        torch.from_numpy(ids[:, None] * [1.0, 2.0]),
+    )
+
+
+def kept(samples, parts, capacity, grouped=True):
+    found = KeptSamples.empty(capacity, 2, 3)
+    ids, groups, classes, states = samples
+    for part in parts:
+        found.add_(states[part], classes[part], ids[part], groups[part] if grouped else None)
+    return found
+
+
+def expected(samples, capacity, grouped):
+    """From the definition: the groups of lowest hashes, as many as fit, with counts."""
+    ids, groups, _, _ = samples
+    counts = {}
+    for sample, group in zip(ids.tolist(), groups.tolist(), strict=True):
+        home = group if grouped else sample
+        counts.setdefault(int(mix(torch.tensor(home))), {}).setdefault(sample, [0])[0] += 1
+    found = {}
+    for group in sorted(counts):
+        if len(found) + len(counts[group]) > capacity:
+            break
+        found |= {sample: count for sample, (count,) in counts[group].items()}
+    return found
+
+
+def shown(found):
+    filled = found.keys[:, 3] > 0
+    return dict(zip(found.states[filled][:, 0].long().tolist(), found.keys[filled][:, 3].tolist(), strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    capacity=st.integers(0, 40),
+    num_groups=st.integers(1, 30),
+    grouped=st.booleans(),
+    data=st.data(),
+)
+def test_the_lowest_whole_groups_are_kept(seed, capacity, num_groups, grouped, data):
+    samples = pool(60, num_groups, seed)
+    order = torch.tensor(data.draw(st.permutations(range(60))))
+    cuts = sorted(data.draw(st.lists(st.integers(0, 60), max_size=4)))
+    parts = torch.tensor_split(order, cuts)
+    wanted = expected(samples, capacity, grouped)
+    one = kept(samples, parts, capacity, grouped)
+    assert shown(one) == wanted
+    halves = [kept(samples, part, capacity, grouped) for part in (parts[::2], parts[1::2])]
+    merged = halves[0].merged(halves[1:])
+    assert shown(merged) == wanted
+    rows, others = one.rows(3), merged.rows(3)
+    assert all(torch.equal(a, b) for a, b in zip(vars(rows[0]).values(), vars(others[0]).values(), strict=True))
+
+
+def test_rows_have_their_own_states_targets_and_groups():
+    samples = pool(80, 7, 0)
+    rows, left_out = kept(samples, [torch.arange(80)], 50).rows(3)
+    ids = rows.states[:, 0].long()
+    assert left_out == 0
+    assert torch.equal(rows.states[:, 1], 2.0 * ids)
+    assert torch.equal(rows.targets.argmax(1), ids % 3)
+    assert rows.targets.sum(1).unique().tolist() == [1]
+    for group in range(rows.num_groups):
+        assert len((ids[rows.groups == group] % 7).unique()) == 1
+    assert rows.weights.sum() == sum(int((samples[0] == i).sum()) for i in ids)
+    assert 0 < rows.halves.sum() < rows.num_groups
+
+
+def test_the_same_tokens_with_another_label_are_left_out_and_counted():
+    ids = torch.tensor([5, 6, 5, 7, 6, 5])
+    for classes in (torch.tensor([0, 1, 0, 2, 0, 0]), torch.tensor([[0.5], [1], [0.5], [2], [0], [0.5]])):
+        found = KeptSamples.empty(4, 1, 3, classes=classes.ndim == 1)
+        for part in (slice(3), slice(3, 6)):
+            found.add_(ids[part, None].float(), classes[part], ids[part], None)
+        rows, left_out = found.rows(3)
+        assert left_out == 1
+        assert dict(zip(rows.states[:, 0].tolist(), rows.weights.tolist(), strict=True)) == {5: 3, 7: 1}
+
+
+@pytest.mark.parametrize("capacity", [0, 3])
+def test_nothing_and_too_large_groups(capacity):
+    found = KeptSamples.empty(capacity, 2, 3)
+    rows, left_out = found.rows(3)
+    assert (len(rows.states), rows.num_groups, left_out) == (0, 0, 0)
+    found.add_(torch.ones(5, 2), torch.zeros(5).long(), torch.arange(5), torch.zeros(5).long())
+    assert len(found.rows(3)[0].states) == 0, "a group that does not fit is not cut"
