@@ -43,6 +43,16 @@ def sum_over_ranks_(tensors: Iterable[Tensor], dst: int | None = None, group: An
             _reduce_(tensor, dist.ReduceOp.SUM, dst, group)
 
 
+def gather_tensor(tensor: Tensor, group: Any = None) -> Tensor:
+    """``(W, ...)`` the tensor of each of W ranks, which are of one shape; every rank must call it."""
+    if rank_and_world_size()[1] == 1:
+        return tensor[None]
+    shared = tensor.cuda() if _through_gpu(tensor, group) else tensor
+    parts = [torch.empty_like(shared) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, shared.contiguous(), group=group)
+    return torch.stack(parts).to(tensor.device)
+
+
 def max_over_ranks(values: Sequence[int]) -> list[int]:
     """The largest of each of ``values`` over the ranks, in one collective; every rank must call it with as many."""
     if rank_and_world_size()[1] == 1:
@@ -70,11 +80,16 @@ def gather(value: T) -> list[T]:
 
 
 def _reduce_(tensor: Tensor, op: Any, dst: int | None = None, group: Any = None) -> None:
-    through_gpu = tensor.device.type == "cpu" and dist.get_backend(group) == "nccl"
-    shared = tensor.cuda() if through_gpu else tensor  # NCCL moves nothing else
+    through_gpu = _through_gpu(tensor, group)
+    shared = tensor.cuda() if through_gpu else tensor
     if dst is None:
         dist.all_reduce(shared, op, group=group)
     else:
         dist.reduce(shared, dst, op, group=group)
     if through_gpu:
         tensor.copy_(shared)
+
+
+def _through_gpu(tensor: Tensor, group: Any) -> bool:
+    """NCCL moves nothing else."""
+    return tensor.device.type == "cpu" and dist.get_backend(group) == "nccl"

@@ -14,15 +14,19 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from torchmetrics.utilities.plot import _AX_TYPE, _PLOT_OUT_TYPE
 from typing_extensions import Unpack, override
 
-from ntps_lightning.distributed import sum_over_ranks_
+from ntps_lightning.distributed import gather_tensor, rank_and_world_size, sum_over_ranks_
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.details import NTPSDetails, few_samples_warning
 from ntps_lightning.functional.inputs import to_tensor
+from ntps_lightning.functional.kept_samples import KeptSamples, kept_shapes
 from ntps_lightning.functional.moments import Moments, moment_shapes
 from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
 from ntps_lightning.functional.packed_batch import PackedBatch
 from ntps_lightning.functional.score import score_details
 from ntps_lightning.functional.targets import check_classes, read_labels
+
+# More than any rank sees, so that positions of different ranks differ.
+_MOST_SAMPLES_OF_A_RANK = 2**40
 
 
 class MetricKeywords(ScoreKeywords, total=False):
@@ -52,17 +56,23 @@ class NextTokenPerceptionScore(Metric):
           ``(N, num_outputs)`` floating regression targets, or ``(N, num_outputs)`` multi-hot integers.
         - ``attention_mask`` (:class:`~torch.Tensor`, optional): ``(N, T)``, 1 at valid tokens and 0 at padding; or a
           :class:`~ntps_lightning.functional.PackedBatch`, worked out once for all layers.
+        - ``sample_ids`` (:class:`~torch.Tensor`, optional): ``(N,)`` integers, equal for copies of a sample, by which
+          rows are kept for held-out numbers; by default the rank and the position among its samples.
+        - ``group_ids`` (:class:`~torch.Tensor`, optional): ``(N,)`` integers, equal for samples that are not
+          independent, such as windows of one text: held-out numbers leave them out together.
 
     As output of ``forward`` and ``compute`` the metric returns the following output:
 
         - ``ntps`` (:class:`~torch.Tensor`): a scalar float64 tensor in [0, 1], higher is better; of ``forward`` NaN,
           with a warning, where the batch has no score of its own (a single class).
 
-    :meth:`details` returns what is needed to read it: null, lift, curves over k, probe error, excess loss.
+    :meth:`details` returns what is needed to read it: null, lift, curves over k, and what a probe reads held out.
 
     Args:
         hidden_size: size d of the hidden states.
         num_classes: number of classes C.
+        kept: pooled states that are kept for held-out numbers, float32: those with the lowest hashes of their ids, the
+            same however batches are made and split over ranks. 0 keeps none.
         num_outputs: number of targets instead of classes: real ones, or labels of which a sample has any number. Each
             is divided by its standard deviation, so that all count alike.
         kwargs: ``k``, ``ridge``, ``center``, ``orthonormal``, ``pooling`` and ``precision``, see
@@ -94,12 +104,17 @@ class NextTokenPerceptionScore(Metric):
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
 
+    num_samples: Tensor
+    kept_keys: Tensor
+    kept_targets: Tensor
+
     def __init__(
         self,
         hidden_size: int,
         num_classes: int | None = None,
         *,
         num_outputs: int | None = None,
+        kept: int = 2048,
         **kwargs: Unpack[MetricKeywords],
     ) -> None:
         names = {field.name for field in fields(ScoreOptions)}
@@ -111,6 +126,8 @@ class NextTokenPerceptionScore(Metric):
                 f" num_outputs={num_outputs}"
             )
         size = num_classes or num_outputs or 0
+        if kept < 0:
+            raise ValueError(f"kept must be a number of rows, or 0 for none, got {kept}")
         if hidden_size < 1 or size < (1 if num_classes is None else 2):
             raise ValueError(
                 f"need hidden_size >= 1 and at least 2 classes or 1 output, got hidden_size={hidden_size},"
@@ -121,30 +138,46 @@ class NextTokenPerceptionScore(Metric):
         self.hidden_size = hidden_size
         self.num_classes = num_classes
         self.num_outputs = num_outputs
-        for name in self._state_shapes():
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.kept = kept
+        for name in self._state_specs():
+            reduction = None if name.startswith("kept_") else "sum"
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx=reduction)
         # Always zero: a MetricCollection shares states between metrics whose states have the same names and values.
         self.add_state(f"pooling_{self.options.pooling}", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self._expand_defaults()
         self.reset()
 
     @override
-    def update(self, hidden_states: Tensor, labels: Tensor, attention_mask: Tensor | PackedBatch | None = None) -> None:
+    def update(
+        self,
+        hidden_states: Tensor,
+        labels: Tensor,
+        attention_mask: Tensor | PackedBatch | None = None,
+        sample_ids: Tensor | None = None,
+        group_ids: Tensor | None = None,
+    ) -> None:
         """Add a batch; for shapes and dtypes see the class.
 
         Raises:
-            ValueError: If shapes disagree, a label is out of range, a sample has no valid token or a value is not
-                finite. Nothing is added then.
+            ValueError: If shapes disagree, a label is out of range, a sample has no valid token, a value is not finite
+                or ids are no integers. Nothing is added then.
 
         """
-        accumulate_(
+        targets = self._read(labels)
+        ids = None if sample_ids is None else _read_ids(sample_ids, "sample_ids", len(targets))
+        groups = None if group_ids is None else _read_ids(group_ids, "group_ids", len(targets))
+        if ids is None:
+            first = int(self.num_samples) + rank_and_world_size()[0] * _MOST_SAMPLES_OF_A_RANK
+            ids = torch.arange(first, first + len(targets))
+        pooled = accumulate_(
             self._moments(),
             to_tensor(hidden_states, "hidden_states", "floating (N, T, d)"),
-            self._read(labels),
+            targets,
             attention_mask,
             pooling=self.options.pooling,
             precision=self.options.precision,
         )
+        self._kept().add_(pooled, targets, ids, groups)
 
     @override
     def compute(self) -> Tensor:
@@ -177,7 +210,7 @@ class NextTokenPerceptionScore(Metric):
 
         The others' states mean nothing then, until they are reset. Unlike a sync it takes no copy of the states.
         """
-        sum_over_ranks_([getattr(self, name) for name in self._defaults], dst, self.process_group)
+        self._sum_over_ranks_(dst, self.process_group)
 
     def grow(self, num_classes: int) -> None:
         """Make room for classes up to ``num_classes``; those seen so far keep their sums. Never shrinks."""
@@ -185,7 +218,7 @@ class NextTokenPerceptionScore(Metric):
             return
         self.num_classes = num_classes
         self._expand_defaults()
-        for name, shape in self._state_shapes().items():
+        for name, (shape, _, _) in self._state_specs().items():
             old: Tensor = getattr(self, name)
             new = old.new_zeros(shape)
             new[tuple(map(slice, old.shape))] = old
@@ -197,6 +230,8 @@ class NextTokenPerceptionScore(Metric):
         for name in ("target_sum", "pooled_target"):
             old: Tensor = getattr(self, name)
             setattr(self, name, torch.zeros_like(old).index_copy_(-1, index, old[..., : len(index)]))
+        self.kept_targets = index[self.kept_targets]
+        self.kept_keys = torch.cat([self.kept_keys[:, :2], self.kept_targets[:, None], self.kept_keys[:, 3:]], 1)
 
     @override
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: _AX_TYPE | None = None) -> _PLOT_OUT_TYPE:
@@ -216,9 +251,13 @@ class NextTokenPerceptionScore(Metric):
         """
         return self._plot(val, ax)
 
-    def _state_shapes(self) -> dict[str, tuple[int, ...]]:
-        size = self.num_classes or self.num_outputs or 0
-        return moment_shapes(self.hidden_size, size, classes=self.num_outputs is None)
+    def _state_specs(self) -> dict[str, tuple[tuple[int, ...], torch.dtype, int]]:
+        """Shape, dtype and empty value of every state."""
+        d, size, classes = self.hidden_size, self.num_classes or self.num_outputs or 0, self.num_outputs is None
+        shapes = moment_shapes(d, size, classes=classes)
+        kept = kept_shapes(self.kept, d, size, classes=classes)
+        sums = {name: (shape, torch.float64, 0) for name, shape in shapes.items()}
+        return sums | {f"kept_{name}": spec for name, spec in kept.items()}
 
     def _read(self, labels: Any) -> Tensor:
         """Class indices in range, or as many targets as were declared."""
@@ -242,6 +281,13 @@ class NextTokenPerceptionScore(Metric):
     def _moments(self) -> Moments:
         return Moments(**{field.name: getattr(self, field.name) for field in fields(Moments)})
 
+    def _kept(self) -> KeptSamples:
+        return KeptSamples(**{field.name: getattr(self, f"kept_{field.name}") for field in fields(KeptSamples)})
+
+    def _set_kept(self, kept: KeptSamples) -> None:
+        for field in fields(KeptSamples):
+            setattr(self, f"kept_{field.name}", getattr(kept, field.name))
+
     @override
     def _forward_reduce_state_update(self, *args: Any, **kwargs: Any) -> Tensor:
         """What ``forward`` does: the batch is scored in a metric of its own, so that whatever is wrong with it leaves
@@ -251,8 +297,7 @@ class NextTokenPerceptionScore(Metric):
         batch.reset()
         batch._to_sync = self.dist_sync_on_step
         batch.update(*args, **kwargs)
-        for name in self._defaults:
-            setattr(self, name, getattr(self, name) + getattr(batch, name))
+        self._reduce_states({name: getattr(batch, name) for name in self._defaults})
         self._update_count += 1
         self._computed = None
         try:
@@ -263,25 +308,49 @@ class NextTokenPerceptionScore(Metric):
             return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
 
     @override
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        """Take the samples of another metric in, as ``merge_state`` does."""
+        other = KeptSamples(**{field.name: incoming_state[f"kept_{field.name}"] for field in fields(KeptSamples)})
+        self._set_kept(self._kept().merged([other]))
+        for name in self._sums():
+            setattr(self, name, getattr(self, name) + incoming_state[name])
+
+    @override
     def _sync_dist(self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None) -> None:
         """A few sums in place, where torchmetrics would gather a copy of every state from every rank."""
         if dist_sync_fn is not gather_all_tensors:
             super()._sync_dist(dist_sync_fn, process_group)
+            of_ranks = zip(*(getattr(self, f"kept_{field.name}") for field in fields(KeptSamples)), strict=True)
+            first, *others = (KeptSamples(*parts) for parts in of_ranks)
+            self._set_kept(first.merged(others))
             return
-        states = [getattr(self, name) for name in self._defaults]
-        sum_over_ranks_(states, group=process_group or self.process_group)
+        self._sum_over_ranks_(None, process_group or self.process_group)
+
+    def _sum_over_ranks_(self, dst: int | None, group: Any) -> None:
+        sum_over_ranks_([getattr(self, name) for name in self._sums()], dst, group)
+        if self.kept:
+            kept = self._kept()
+            limit = gather_tensor(kept.limit, group).min()
+            placed = kept.placed(gather_tensor(kept.keys, group), limit, rank_and_world_size()[0])
+            for rows in (placed.states, placed.targets):
+                sum_over_ranks_([rows], dst, group)
+            self._set_kept(placed)
+
+    def _sums(self) -> list[str]:
+        return [name for name in self._defaults if not name.startswith("kept_")]
 
     def _solve(self, whole_curve: bool) -> NTPSDetails:
-        details = score_details(self._moments(), whole_curve=whole_curve, **asdict(self.options))
+        kept = self._kept() if self.kept else None
+        details = score_details(self._moments(), kept, whole_curve=whole_curve, **asdict(self.options))
         warning = few_samples_warning(details)
         if warning:
             rank_zero_warn(warning)
         return details
 
     def _expand_defaults(self) -> None:
-        """Reset to one zero seen as many, where torchmetrics would keep a second tensor of every state's size."""
-        for name, shape in self._state_shapes().items():
-            self._defaults[name] = torch.zeros((), dtype=torch.float64, device=self.device).expand(shape)
+        """Reset to one number seen as many, where torchmetrics would keep a second tensor of every state's size."""
+        for name, (shape, dtype, empty) in self._state_specs().items():
+            self._defaults[name] = torch.full((), empty, dtype=dtype, device=self.device).expand(shape)
 
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> NextTokenPerceptionScore:
@@ -289,3 +358,11 @@ class NextTokenPerceptionScore(Metric):
         super()._apply(lambda tensor: tensor.to(fn(tensor.new_zeros(0)).device), exclude_state)
         self._expand_defaults()
         return self
+
+
+def _read_ids(ids: Any, name: str, count: int) -> Tensor:
+    ids = to_tensor(ids, name, "(N,) integers")
+    if ids.is_floating_point() or ids.is_complex() or tuple(ids.shape) != (count,):
+        raise ValueError(f"{name} must be integers of shape (N,) = ({count},), got {ids.dtype} {tuple(ids.shape)}")
+    whole: Tensor = ids.long()
+    return whole

@@ -137,8 +137,9 @@ def test_states_stay_float64_whatever_the_module_does(batches):
 
 def test_defaults_take_no_memory():
     metric = NextTokenPerceptionScore(64, 3).to("cpu")
-    assert sum(default.untyped_storage().nbytes() for default in metric._defaults.values()) == 8 * len(metric._defaults)
-    states = sum(getattr(metric, name).numel() for name in metric._defaults)
+    stored = sum(default.untyped_storage().nbytes() for default in metric._defaults.values())
+    assert stored <= 8 * len(metric._defaults)
+    states = sum(getattr(metric, name).numel() for name in metric._defaults if not name.startswith("kept_"))
     assert states == pytest.approx(3 * 64**2, rel=0.1)
 
 
@@ -211,6 +212,88 @@ def test_lives_beside_other_metrics_in_a_collection(batches):
     hidden, mask, labels = batches[0]
     collection.update(hidden_states=hidden, labels=labels, attention_mask=mask, value=labels.float())
     assert set(collection.compute()) == {"ntps", "mean"}
+
+
+def with_ids(batches, metric, groups=False):
+    first = 0
+    for hidden, mask, labels in batches:
+        ids = torch.arange(first, first + len(labels))
+        metric.update(hidden, labels, mask, ids, ids // 3 if groups else None)
+        first += len(labels)
+    return metric
+
+
+def kept_rows(metric):
+    rows, _ = metric._kept().rows(3)
+    return [rows.states, rows.targets, rows.weights, rows.groups, rows.halves]
+
+
+@pytest.mark.parametrize("way", ["merge", "forward", "pickle", "clone", "batches", "device", "reset"])
+def test_kept_rows_survive_what_metrics_go_through(batches, way):
+    metric = with_ids(batches, NextTokenPerceptionScore(6, 3, kept=30))
+    wanted = kept_rows(metric)
+    if way == "merge":
+        first, second = (NextTokenPerceptionScore(6, 3, kept=30) for _ in range(2))
+        with_ids(batches[:2], first)
+        with_ids(batches, second)
+        first.merge_state(second)
+        found = second
+        assert first.kept_keys[:, 3].max() == 2, "copies are counted"
+    elif way == "forward":
+        found, start = NextTokenPerceptionScore(6, 3, kept=30), 0
+        for hidden, mask, labels in batches:
+            found(hidden, labels, mask, torch.arange(start, start + len(labels)))
+            start += len(labels)
+    elif way == "pickle":
+        found = pickle.loads(pickle.dumps(metric))
+    elif way == "clone":
+        found = metric.clone()
+        metric.reset()
+    elif way == "batches":
+        found, last = NextTokenPerceptionScore(6, 3, kept=30), len(torch.cat([labels for *_, labels in batches]))
+        for hidden, mask, labels in reversed(batches):
+            last -= len(labels)
+            for i in range(0, len(labels), 7):
+                part = slice(i, i + 7)
+                ids = torch.arange(last, last + len(labels))[part]
+                found.update(hidden[part], labels[part], mask[part], ids)
+    elif way == "device":
+        found = metric.to("cpu").to(torch.bfloat16)
+    else:
+        metric.reset()
+        assert len(kept_rows(metric)[0]) == 0
+        found = with_ids(batches, metric)
+    assert all(torch.equal(a, b) for a, b in zip(kept_rows(found), wanted, strict=True))
+    assert len(wanted[0]) == 30
+
+
+def test_held_out_numbers_are_in_the_details(batches):
+    metric = with_ids(batches, NextTokenPerceptionScore(6, 3), groups=True)
+    found = metric.details().held_out
+    n = int(metric.num_samples)
+    assert (found.num_kept, found.num_groups) == (n, -(-n // 3))
+    assert 0 < found.captured_r2.value < found.probe_r2.value < 1
+    assert found.probe_r2.se > 0
+    assert with_ids(batches, NextTokenPerceptionScore(6, 3, kept=0)).details().not_held_out == "no rows were kept"
+    few = with_ids(batches, NextTokenPerceptionScore(6, 3, kept=10)).details()
+    assert few.not_held_out == "10 rows were kept, at least 20 are needed"
+    assert few.score == metric.details().score
+
+
+def test_what_cannot_be_held_out_is_said(rng):
+    samples, classes = sequences(rng)
+    (hidden, mask), labels = pad(samples, filler=0), torch.tensor(classes)
+    metric = NextTokenPerceptionScore(6, 3)
+    metric.update(hidden, labels, mask, torch.arange(len(labels)), (torch.arange(len(labels)) > 30).long())
+    assert "more than half" in metric.details().not_held_out
+    metric = NextTokenPerceptionScore(6, 3)
+    metric.update(hidden, labels, mask, torch.arange(len(labels)) // 2)
+    assert metric.details().held_out.num_conflicts == int((labels[::2] != labels[1::2]).sum())
+    for ids in (torch.arange(3), torch.rand(len(labels)), "words"):
+        with pytest.raises(ValueError, match="sample_ids must be"):
+            metric.update(hidden, labels, mask, ids)
+    with pytest.raises(ValueError, match="kept must be a number of rows"):
+        NextTokenPerceptionScore(6, 3, kept=-1)
 
 
 def _arguments(batch):

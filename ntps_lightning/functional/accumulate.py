@@ -62,7 +62,7 @@ def accumulate_(
     *,
     pooling: Pooling = "mean",
     precision: Precision = "highest",
-) -> None:
+) -> Tensor:
     """Add a batch to ``moments`` in place; nothing is added when the batch is refused.
 
     Args:
@@ -74,6 +74,9 @@ def accumulate_(
             which serves all layers, or ``None``.
         pooling: see :class:`~ntps_lightning.ScoreOptions`.
         precision: see there.
+
+    Returns:
+        ``(N, d)`` float64 pooled states, where the sums are.
 
     Raises:
         ValueError: See :func:`batch_moments`.
@@ -89,13 +92,16 @@ def accumulate_(
         parts = list(zip(batch.parts, torch.split(hidden_states, sizes), torch.split(targets, sizes), strict=True))
         if len(parts) > 1:
             refuse_unsummable_parts([(part, hidden) for part, hidden, _ in parts])
-        for part, hidden, target in parts:
+        found = torch.empty(len(targets), moments.pooled_sum.shape[0], dtype=torch.float64, device=device)
+        for part, hidden, target, rows in zip(*zip(*parts, strict=True), torch.split(found, sizes), strict=True):
             prefixes = prefix_sums(hidden, part).to(device)
             prefixes.add_to_(moments)
             pooled = prefixes.totals() / prefixes.lengths[:, None]
             if pooling == "last":
                 pooled = hidden[part.samples, part.last].to(device, torch.float64)
             _accumulate_pooled_(moments, pooled, target[part.samples.to(target.device)])
+            rows[part.samples.to(device)] = pooled
+    return found
 
 
 def _packed(attention_mask: Tensor | PackedBatch | None, hidden_states: Tensor) -> PackedBatch:

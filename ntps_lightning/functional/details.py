@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ntps_lightning.functional.held_out import HeldOut
+
 _FEW_SAMPLES_PER_DIM = 20
 
 
@@ -41,6 +43,9 @@ class NTPSDetails:
         subspace_error: estimated sine of the largest angle between the autoregressive subspace that was used and the
             exact one, in whitened coordinates: 0 where the solver was exact, at most 1e-6 where it was iterative
             (METHOD 24).
+        held_out: what a probe reads of samples that it was not fitted on, from kept rows; ``None`` where there are
+            none, or they cannot tell.
+        not_held_out: why ``held_out`` is ``None``.
 
     """
 
@@ -64,6 +69,8 @@ class NTPSDetails:
     num_samples: int
     samples_per_dim: float
     subspace_error: float = 0.0
+    held_out: HeldOut | None = None
+    not_held_out: str = ""
 
 
 def few_samples_warning(details: NTPSDetails) -> str | None:

@@ -17,13 +17,15 @@ from ntps_lightning.functional.jackknife import (
     squared_losses,
 )
 from ntps_lightning.functional.kept import Blocks, KeptRows
-from ntps_lightning.functional.moments import Covariances
+from ntps_lightning.functional.kept_samples import KeptSamples
+from ntps_lightning.functional.moments import Covariances, Moments
 from ntps_lightning.functional.ridge_probe import Fit, RidgeProbe, cross_fitted_ridges, mean_fit
 
 # Ridges relative to the mean eigenvalue of the features' covariance.
 GRID = [10 ** (exponent / 2) for exponent in range(-8, 5)]
 # A probe that its ridge has silenced looks surer than it is: errors are those of one that speaks.
 _MOST_RIDGE = 1.0
+_FEWEST_ROWS = 20
 # A ratio is shown where its denominator is so many standard errors above zero.
 _CLEAR = 2.0
 
@@ -42,6 +44,7 @@ class HeldOut:
         at_edge: which of the three probes chose an end of the grid.
         num_kept: rows that were read.
         num_groups: groups of them that were left out together.
+        num_conflicts: rows that were not read, since the same tokens occur with several labels.
         curves: ``captured_r2`` and ``principal_r2`` by number of directions, without errors.
 
     """
@@ -55,6 +58,7 @@ class HeldOut:
     at_edge: tuple[str, ...]
     num_kept: int
     num_groups: int
+    num_conflicts: int
     curves: dict[str, dict[int, float]]
 
 
@@ -85,6 +89,7 @@ def held_out(cov: Covariances, means: tuple[Tensor, Tensor], rows: KeptRows, bas
         at_edge=tuple(name for name, reading in found.items() if reading.at_edge),
         num_kept=len(rows.states),
         num_groups=rows.num_groups,
+        num_conflicts=0,
         curves={
             "captured_r2": {k: estimates["captured_r2"].value}
             | {size: reader.r2_alone(reader.confined(basis[:, :size])) for size in sizes},
@@ -92,6 +97,31 @@ def held_out(cov: Covariances, means: tuple[Tensor, Tensor], rows: KeptRows, bas
             | {size: reader.r2_alone(reader.principal(size)) for size in sizes},
         },
     )
+
+
+def read_held_out(moments: Moments, cov: Covariances, kept: KeptSamples, basis: Tensor, k: int) -> HeldOut | str:
+    """Held-out numbers of the kept samples, or why there are none.
+
+    Args:
+        moments: of all samples.
+        cov: their centred covariances.
+        kept: rows of some of them.
+        basis: see :func:`held_out`.
+        k: see there.
+
+    """
+    rows, num_conflicts = kept.to(moments.pooled_sum.device).rows(len(moments.target_sum))
+    if len(rows.states) < _FEWEST_ROWS:
+        said = f" ({num_conflicts} more have copies with other labels)" if num_conflicts else ""
+        return f"{len(rows.states)} rows were kept{said}, at least {_FEWEST_ROWS} are needed"
+    if not rows.targets.std(0).any():
+        return f"the labels of all {len(rows.states)} kept rows are the same"
+    largest = float(torch.zeros_like(rows.halves, dtype=torch.float64).index_add_(0, rows.groups, rows.weights).max())
+    if largest > float(rows.weights.sum()) / 2:
+        return f"one group has {largest:.0f} of the {rows.weights.sum():.0f} samples that were kept, more than half"
+    n = moments.num_samples
+    means = (moments.pooled_sum / n, moments.target_sum / n)
+    return replace(held_out(cov, means, rows, basis, k), num_conflicts=num_conflicts)
 
 
 @dataclass(frozen=True)

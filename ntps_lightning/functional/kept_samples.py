@@ -80,6 +80,23 @@ class KeptSamples:
         limit = torch.stack([part.limit for part in parts]).min()
         return KeptSamples(keys, states, targets, limit).trimmed(limit, len(self.keys))
 
+    def placed(self, keys: Tensor, limit: Tensor, part: int) -> KeptSamples:
+        """The rows that stay of those of several processes, at their places; zero where they are another's.
+
+        Args:
+            keys: ``(W, K, 5)`` of every process.
+            limit: the lowest of theirs.
+            part: which of the W this is.
+
+        """
+        capacity = len(self.keys)
+        chosen, kept, limit = _lowest(keys.flatten(0, 1), limit, capacity)
+        place = (chosen // max(capacity, 1) == part).nonzero()[:, 0]
+        row = chosen[place] - part * capacity
+        states, targets = torch.zeros_like(self.states), torch.zeros_like(self.targets)
+        states[place], targets[place] = self.states[row], self.targets[row]
+        return KeptSamples(_padded(kept, capacity), states, targets, limit)
+
     def trimmed(self, limit: Tensor, capacity: int) -> KeptSamples:
         """The lowest of these rows, in an order that depends on them alone."""
         chosen, keys, limit = _lowest(self.keys, limit, capacity)

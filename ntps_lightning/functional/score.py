@@ -11,6 +11,8 @@ from typing_extensions import Unpack  # torch itself depends on it
 from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.details import NTPSDetails, few_samples_warning
 from ntps_lightning.functional.estimators import probe_mse_r2
+from ntps_lightning.functional.held_out import HeldOut, read_held_out
+from ntps_lightning.functional.kept_samples import KeptSamples
 from ntps_lightning.functional.moments import Covariances, Moments, covariances, target_spread
 from ntps_lightning.functional.null import captured_null_curve, null_curve, orthonormal_null_curve, shuffled_labels
 from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
@@ -84,11 +86,14 @@ def next_token_perception_score(
     return torch.tensor(details.score, dtype=torch.float64, device=hidden_states.device)
 
 
-def score_details(moments: Moments, *, whole_curve: bool = True, **options: Unpack[ScoreKeywords]) -> NTPSDetails:
+def score_details(
+    moments: Moments, kept: KeptSamples | None = None, *, whole_curve: bool = True, **options: Unpack[ScoreKeywords]
+) -> NTPSDetails:
     """The score and its details from accumulated moments.
 
     Args:
         moments: sums over samples.
+        kept: rows of some of them, for held-out numbers.
         whole_curve: curves over every k; else up to ``k`` alone, which is many times faster where d is large.
         options: see :class:`~ntps_lightning.ScoreOptions`; those of accumulation change nothing here.
 
@@ -126,6 +131,8 @@ def score_details(moments: Moments, *, whole_curve: bool = True, **options: Unpa
     score, captured, null, captured_null = (float(curve[min(k, len(curve)) - 1]) for curve in curves.values())
     extremes = extreme_eigenvalues(regularised, whitener, at_least=penalty)
     probe_mse, probe_r2 = probe_mse_r2(cov, whitener, penalty)
+    centred = cov if chosen.center else covariances(moments, center=True)
+    found = "no rows were kept" if kept is None else read_held_out(moments, centred, kept, basis, k)
     return NTPSDetails(
         score=score,
         captured=captured,
@@ -144,6 +151,8 @@ def score_details(moments: Moments, *, whole_curve: bool = True, **options: Unpa
         num_samples=cov.num_samples,
         samples_per_dim=cov.num_samples / d,
         subspace_error=autoregressive.error,
+        held_out=found if isinstance(found, HeldOut) else None,
+        not_held_out=found if isinstance(found, str) else "",
     )
 
 
