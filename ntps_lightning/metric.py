@@ -49,7 +49,8 @@ class NextTokenPerceptionScore(Metric):
         - ``hidden_states`` (:class:`~torch.Tensor`): ``(N, T, d)`` of one layer, any floating dtype.
         - ``labels`` (:class:`~torch.Tensor`): ``(N,)`` integer class indices; with ``num_outputs``, ``(N,)`` or
           ``(N, num_outputs)`` floating regression targets.
-        - ``attention_mask`` (:class:`~torch.Tensor`, optional): ``(N, T)``, 1 at valid tokens and 0 at padding; or a
+        - ``attention_mask`` (:class:`~torch.Tensor`, optional): ``(N, T)``, 1 at valid tokens and 0 at padding, or at
+          any others that are not to count, wherever they stand; or a
           :class:`~ntps_lightning.functional.PackedBatch`, worked out once for all layers.
 
     As output of ``forward`` and ``compute`` the metric returns the following output:

@@ -12,7 +12,7 @@ from torch import nn
 from torchmetrics.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import Unpack, override
 
-from ntps_lightning.callback.batch import BatchItem
+from ntps_lightning.callback.batch import BatchItem, describe
 from ntps_lightning.callback.guard import Guard, OnError
 from ntps_lightning.callback.logged import (
     log_values,
@@ -54,6 +54,10 @@ class NTPSCallback(Callback):
         labels: where a batch holds its ``(N,)`` labels: a key, an index, an attribute, or a function of the batch.
             Integers are classes, floats regression targets; samples of class -100 are left out.
         attention_mask: where a batch holds its ``(N, T)`` padding mask; by default the one the model is called with.
+        tokens: which of the mask's tokens count, see :meth:`~ntps_lightning.NTPSMonitor.batch`; by default all. Where a
+            batch holds ``(N, T)`` zeros and ones; or, where its item ``"labels"`` is the ``(N, T)`` token labels of a
+            causal language model (the class of a sample is then elsewhere, ``labels=``): ``"supervised"``, tokens
+            whose label is not -100, or ``"prompt"``, tokens whose label is.
         model: the language model, or its name in the module, where it cannot be found; it may be a module of plain
             PyTorch that returns ``(N, T, d)`` hidden states.
         baseline: score the model before its first step, by letting the sanity check run over the whole validation
@@ -72,8 +76,8 @@ class NTPSCallback(Callback):
     Raises:
         ValueError: At once, if an option is out of range; before the first step, if the model cannot be found, a
             monitor asks for a key that is never logged or the device has no room for the sums; in the sanity check, if
-            labels or mask cannot be found or no forward pass of the language model was seen. Later in a run nothing
-            is raised, unless ``on_error="raise"``.
+            labels, mask or tokens cannot be found or no forward pass of the language model was seen. Later in a run
+            nothing is raised, unless ``on_error="raise"``.
 
     Example::
 
@@ -89,6 +93,7 @@ class NTPSCallback(Callback):
         layers: Layers = -1,
         labels: BatchItem = "labels",
         attention_mask: BatchItem | None = None,
+        tokens: BatchItem | None = None,
         model: nn.Module | str | None = None,
         baseline: bool = True,
         every_n_epochs: int = 1,
@@ -105,6 +110,7 @@ class NTPSCallback(Callback):
         self.layers = layers
         self.labels = labels
         self.attention_mask = attention_mask
+        self.tokens = tokens
         self.model = model
         self.baseline = baseline
         self.every_n_epochs = every_n_epochs
@@ -186,7 +192,7 @@ class NTPSCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if self._epoch is not None and dataloader_idx == self.dataloader_idx:
-            self._epoch.open_batch(batch, dataloader_idx, self.labels, self.attention_mask)
+            self._epoch.open_batch(batch, dataloader_idx, self.labels, self.attention_mask, self.tokens)
 
     @override
     def on_validation_batch_end(
@@ -228,6 +234,7 @@ class NTPSCallback(Callback):
     def _new_records(self) -> Records:
         layers = self.layers if isinstance(self.layers, (int, str)) else list(self.layers)
         definition = {**asdict(self.options), "layers": layers, "dataloader_idx": self.dataloader_idx}
+        definition["tokens"] = describe(self.tokens)
         return Records(self.prefix, {name: str(value) for name, value in definition.items()})
 
     def _new_monitor(self, pl_module: LightningModule) -> NTPSMonitor:
@@ -240,6 +247,7 @@ class NTPSCallback(Callback):
             **asdict(self.options),
         )
         monitor.expect_classes(self._records.num_classes)
+        monitor.notices = self._guard.notices
         return monitor
 
     def _check_memory(self, trainer: Trainer, monitor: NTPSMonitor) -> None:

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ntps_lightning.capture.backbone import Backbone
-from ntps_lightning.capture.packing import PackedSequences
 from ntps_lightning.distributed import gather, max_over_ranks, rank_and_world_size
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.functional.options import ScoreOptions
-from ntps_lightning.functional.packed_batch import PackedBatch
 from ntps_lightning.memory import MemoryEstimate
 from ntps_lightning.metric import NextTokenPerceptionScore
 from ntps_lightning.monitor.labels import LabelKind
+from ntps_lightning.monitor.samples import Samples
 
 _ELSEWHERE = "it failed on another rank"
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What is known of a batch's samples, and is the same for every layer.
-
-    Args:
-        labels: those of the samples that count, on the CPU.
-        mask: ``(N,)`` bool, false at samples that do not count; ``None`` where all do.
-        sequences: how the samples are packed into rows; ``None`` where each has its own.
-        packed: where the valid tokens of those that count stand; ``None`` where all tokens are valid.
-
-    """
-
-    labels: Tensor
-    mask: Tensor | None
-    sequences: PackedSequences | None
-    packed: PackedBatch | None
 
 
 class Measurement:
@@ -50,7 +31,9 @@ class Measurement:
         accumulate_device: where the sums are kept; ``None`` is with the hidden states.
 
     Attributes:
-        samples_seen: samples of the batches so far, whether they have a label or not.
+        samples_seen: samples of the batches so far, whether they count or not.
+        without_tokens: how many of them do not count only because none of their tokens is chosen; of all ranks once
+            :meth:`details` has returned.
         fault: why this cannot be scored any more; empty while it can.
 
     """
@@ -60,8 +43,9 @@ class Measurement:
     ) -> None:
         self.layers = layers
         self.samples_seen = 0
+        self.without_tokens = 0
         self.fault = ""
-        self._labelled = 0
+        self._counted = 0
         self._labels = labels
         self._options = options
         self._accumulate_device = accumulate_device
@@ -111,10 +95,12 @@ class Measurement:
                 metric.to(hidden_states.device)  # weights that are offloaded do not tell where states will be
         metric.update(hidden_states, samples.labels, samples.packed)
 
-    def count(self, seen: int, labelled: int) -> None:
-        """Count the samples of a batch that is complete."""
+    def count(self, seen: int, samples: Samples | None) -> None:
+        """Count the samples of a batch that is complete; ``None`` where no call was its own."""
         self.samples_seen += seen
-        self._labelled += labelled
+        if samples is not None:
+            self._counted += len(samples.labels)
+            self.without_tokens += samples.without_tokens
 
     def fail(self, reason: str) -> None:
         """Nothing that follows can be scored; the sums are let go. The first reason stays."""
@@ -139,12 +125,15 @@ class Measurement:
 
         Raises:
             SetupError: On every rank, if none had a batch.
-            ValueError: On every rank, if one has failed, no sample has a label or a layer cannot be scored.
+            ValueError: On every rank, if one has failed, no sample counts or a layer cannot be scored.
 
         """
-        labelled, hidden_sizes = self._compare()
-        if not labelled:
-            raise ValueError("no sample counts: the labels are all -100, or every sample is masked")
+        counted, hidden_sizes = self._compare()
+        if not counted:
+            raise ValueError(
+                "no sample counts: the labels are all -100, every sample is masked, or none has a token that `tokens=`"
+                " chooses"
+            )
         self._give_one_shape(hidden_sizes)
         rank, world_size = rank_and_world_size()
         for i, layer in enumerate(self.layers):
@@ -152,11 +141,12 @@ class Measurement:
                 self._metrics[layer].reduce_(i % world_size)
             if i % world_size != rank:
                 del self._metrics[layer]
-        parts = gather(self._solve_own(whole_curve))
-        found = {layer: details for part in parts for layer, details in part.items()}
+        parts = gather((self._solve_own(whole_curve), self.without_tokens))
+        found = {layer: details for part, _ in parts for layer, details in part.items()}
         for details in found.values():
             if isinstance(details, str):
                 raise ValueError(details)
+        self.without_tokens = sum(count for _, count in parts)
         return {layer: found[layer] for layer in self.layers}
 
     def _solve_own(self, whole_curve: bool) -> dict[int, Any]:
@@ -170,19 +160,19 @@ class Measurement:
         return found
 
     def _compare(self) -> tuple[int, list[int]]:
-        """Labelled samples and hidden sizes of the layers, as the rank with the most has them; classes likewise."""
+        """Samples that count and hidden sizes of the layers, as the rank with the most has them; classes likewise."""
         updated = {layer: metric for layer, metric in self._metrics.items() if metric.update_called}
         sizes = [updated[layer].hidden_size if layer in updated else 0 for layer in self.layers]
         kind = self._labels
-        known = [bool(self.fault), self.samples_seen, self._labelled, kind.num_classes, kind.num_outputs, *sizes]
-        failed, seen, labelled, kind.num_classes, kind.num_outputs, *sizes = max_over_ranks(known)
+        known = [bool(self.fault), self.samples_seen, self._counted, kind.num_classes, kind.num_outputs, *sizes]
+        failed, seen, counted, kind.num_classes, kind.num_outputs, *sizes = max_over_ranks(known)
         if failed:
             raise ValueError(self.fault or _ELSEWHERE)
         if not seen:
             raise SetupError(
                 "no batch was seen: is the data set empty, or is another dataloader meant (`dataloader_idx=`)?"
             )
-        return labelled, sizes
+        return counted, sizes
 
     def _give_one_shape(self, hidden_sizes: list[int]) -> None:
         """Ranks may have seen fewer classes than others, or no batch at all."""

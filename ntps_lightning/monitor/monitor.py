@@ -15,6 +15,8 @@ from ntps_lightning.memory import MemoryEstimate
 from ntps_lightning.monitor.batch import MonitoredBatch
 from ntps_lightning.monitor.labels import LabelKind
 from ntps_lightning.monitor.measurement import Measurement
+from ntps_lightning.monitor.notices import Notices
+from ntps_lightning.monitor.samples import Selection, check_tokens
 
 
 class NTPSMonitor:
@@ -40,6 +42,7 @@ class NTPSMonitor:
     Attributes:
         layers: the indices of the layers, in ascending order.
         options: the :class:`~ntps_lightning.ScoreOptions`.
+        notices: what was said that is said once; several monitors of one run may share it.
 
     Raises:
         ValueError: If ``model`` does not hold exactly one supported language model, a layer or an option is out of
@@ -76,6 +79,7 @@ class NTPSMonitor:
         self._backbone = model if isinstance(model, Backbone) else find_backbone(model, model)
         self.layers = self._backbone.resolve(layers)
         self.options = ScoreOptions(**options)
+        self.notices = Notices()
         self._accumulate_device = None if accumulate_device is None else torch.device(accumulate_device)
         self._labels = LabelKind(num_classes)
         self._details: dict[int, NTPSDetails] | None = None
@@ -89,7 +93,7 @@ class NTPSMonitor:
 
     @property
     def samples_seen(self) -> int:
-        """Samples of this rank's batches since the last reset, whether they have a label or not."""
+        """Samples of this rank's batches since the last reset, whether they count or not."""
         return self._measurement.samples_seen
 
     @property
@@ -104,6 +108,7 @@ class NTPSMonitor:
         input_ids: Tensor | Sequence[Tensor] = (),
         attention_mask: Tensor | None = None,
         sample_mask: Tensor | None = None,
+        tokens: Tensor | None = None,
     ) -> MonitoredBatch:
         """Listen to the model's call over a batch, in a ``with`` block.
 
@@ -113,12 +118,17 @@ class NTPSMonitor:
             input_ids: ``(N, T)``, to tell the batch's own call from others; or several tensors, one of which it is.
             attention_mask: ``(N, T)``, 1 at valid tokens and 0 at padding; by default the one of the model's call.
             sample_mask: ``(N,)`` bool, false at samples to leave out, such as those that another rank counts.
+            tokens: ``(N, T)`` zeros and ones (bool, integer or floating) in the layout of the model's call, also where
+                it is packed: pooling and prefixes are of the tokens that are 1 and inside the attention mask, as if
+                there were no others. Prefix sums run over them in order, so that after a gap the next token is the next
+                one chosen. By default all of the mask. Samples without a chosen token are left out, which
+                :meth:`compute` says once.
 
         Raises:
             SetupError: (a ``ValueError``) If the labels are not one class index per sequence, too many to be classes
-                that nobody declared, or floats where classes were declared. At the end of the block, if none of the
-                model's calls was the batch's own, it was made in a way that is not supported, or there is no memory for
-                the sums.
+                that nobody declared, or floats where classes were declared; or ``tokens`` are no ``(N, T)`` zeros and
+                ones. At the end of the block, if none of the model's calls was the batch's own, it was made in a way
+                that is not supported or is of another shape than ``tokens``, or there is no memory for the sums.
             ValueError: If ``sample_mask`` has another shape or dtype; at the end of the block, if what was captured
                 cannot be scored. After any error nothing can be scored until :meth:`reset`.
             RuntimeError: If :meth:`compute` was called since the last :meth:`reset`.
@@ -129,6 +139,7 @@ class NTPSMonitor:
         try:
             labels, labelled = self._labels.learn(labels)
             mask = _sample_mask(sample_mask, len(labels))
+            chosen = None if tokens is None else check_tokens(tokens)
         except Exception as error:
             self.fail(str(error) or repr(error))
             raise
@@ -137,10 +148,9 @@ class NTPSMonitor:
         return MonitoredBatch(
             self._backbone,
             self._measurement,
-            labels,
+            Selection(labels, mask, chosen),
             attention_mask=attention_mask,
             input_ids=[input_ids] if isinstance(input_ids, Tensor) else input_ids,
-            sample_mask=mask,
         )
 
     def compute(self, *, whole_curve: bool = False) -> dict[int, NTPSDetails]:
@@ -163,6 +173,7 @@ class NTPSMonitor:
         if self._details is None:
             self._details = self._measurement.details(whole_curve=whole_curve)
             self._whole_curve = whole_curve
+            self._tell_of_left_out(self._measurement.without_tokens)
         if whole_curve and not self._whole_curve:
             raise RuntimeError("compute() has used up the sums: ask for whole_curve=True the first time")
         return self._details
@@ -197,6 +208,14 @@ class NTPSMonitor:
             return None
         where = self._accumulate_device or device
         return MemoryEstimate(len(self.layers), self._backbone.hidden_size, self._labels.width, where)
+
+    def _tell_of_left_out(self, without_tokens: int) -> None:
+        if without_tokens:
+            self.notices.give(
+                "without tokens",
+                f"{without_tokens} samples have no token that `tokens=` chooses, and are left out of the score. This is"
+                " said once",
+            )
 
     def _new_measurement(self) -> Measurement:
         return Measurement(self.layers, self._labels, self.options, self._accumulate_device)
