@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,9 @@ class NTPSMonitor:
     own: calls with a key-value cache, with adapters disabled, over another number of sequences or over other
     ``input_ids`` are left out. With ``torch.distributed`` every rank shows its own batches, and takes part in
     :meth:`compute`; under NCCL each has set its device (:func:`torch.cuda.set_device`).
+
+    Copies and pickles carry no model: they keep options, layers, what is known of the labels, sums and details, so that
+    :meth:`compute` gives what it would have, and :meth:`batch` is refused.
 
     Args:
         model: a Hugging Face causal LM, sequence classifier or bare decoder, inside PEFT or any other module; a module
@@ -76,10 +80,12 @@ class NTPSMonitor:
         accumulate_device: str | torch.device | None = None,
         **options: Unpack[ScoreKeywords],
     ) -> None:
-        self._backbone = model if isinstance(model, Backbone) else find_backbone(model, model)
-        self.layers = self._backbone.resolve(layers)
+        backbone = model if isinstance(model, Backbone) else find_backbone(model, model)
+        self.layers = backbone.resolve(layers)
         self.options = ScoreOptions(**options)
         self.notices = Notices()
+        self._backbone: Backbone | None = backbone
+        self._hidden_size = backbone.hidden_size
         self._accumulate_device = None if accumulate_device is None else torch.device(accumulate_device)
         self._labels = LabelKind(num_classes)
         self._details: dict[int, NTPSDetails] | None = None
@@ -131,9 +137,14 @@ class NTPSMonitor:
                 that is not supported or is of another shape than ``tokens``, or there is no memory for the sums.
             ValueError: If ``sample_mask`` has another shape or dtype; at the end of the block, if what was captured
                 cannot be scored. After any error nothing can be scored until :meth:`reset`.
-            RuntimeError: If :meth:`compute` was called since the last :meth:`reset`.
+            RuntimeError: If :meth:`compute` was called since the last :meth:`reset`, or this is a copy.
 
         """
+        if self._backbone is None:
+            raise RuntimeError(
+                "this NTPSMonitor is a copy, which listens to no model: it can compute() what was measured before the"
+                " copy was made; for new batches make another with NTPSMonitor(model, ...)"
+            )
         if self._details is not None:
             raise RuntimeError("compute() has used up the sums: call reset() before the next batch")
         try:
@@ -204,10 +215,13 @@ class NTPSMonitor:
 
     def memory(self, device: torch.device) -> MemoryEstimate | None:
         """What the sums will take, on ``device`` unless they are kept elsewhere; ``None`` without a declared size."""
-        if self._backbone.hidden_size is None:
+        if self._hidden_size is None:
             return None
         where = self._accumulate_device or device
-        return MemoryEstimate(len(self.layers), self._backbone.hidden_size, self._labels.width, where)
+        return MemoryEstimate(len(self.layers), self._hidden_size, self._labels.width, where)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_backbone": None}
 
     def _tell_of_left_out(self, without_tokens: int) -> None:
         if without_tokens:
