@@ -11,6 +11,7 @@ import statistics
 
 import torch
 
+from benchmarks.helpers.progress import doing
 from benchmarks.helpers.synthetic import hidden_states, padding_mask
 from benchmarks.helpers.timing import goal, in_turn, machine, ratios, spread, table
 from ntps_lightning.functional.accumulate import accumulate_
@@ -18,6 +19,7 @@ from ntps_lightning.functional.moments import Moments
 
 
 def measure(d, size, length, device, repeats):
+    doing(f"d={d}: making hidden states")
     states, labels = hidden_states(size, length, d, device=device)
     mask = padding_mask(size, length, device)
     rows = torch.randn(size * length, 2 * d, device=device)
@@ -26,6 +28,7 @@ def measure(d, size, length, device, repeats):
     prompted = states.clone()
     prompted[:, : 3 * length // 4] = states[0, : 3 * length // 4]
     seconds = in_turn(
+        f"d={d}, {size}x{length} tokens",
         {
             "bare": lambda: rows[:, :d].T @ rows,
             "bare, the other way": lambda: rows.T @ rows[:, :d],

@@ -15,6 +15,7 @@ import numpy
 import torch
 
 from benchmarks.helpers.peak import peak_bytes
+from benchmarks.helpers.progress import doing
 from benchmarks.helpers.synthetic import hidden_states, padding_mask, targets
 from benchmarks.helpers.timing import goal, in_turn, machine, ratios, spread, table
 from ntps_lightning.functional.accumulate import accumulate_
@@ -67,35 +68,42 @@ def differences(ours, theirs):
 
 
 def accumulation(cache, d, size, length, layers, device, repeats):
+    what = f"d={d}, {layers} layers of {size}x{length}"
+    doing(f"{what}: making hidden states")
     parts = [hidden_states(size, length, d, device=device, seed=layer) for layer in range(layers)]
     states = torch.stack([part[0] for part in parts])
     labels = parts[0][1]
     mask = padding_mask(size, length, device).long()
     ours = Ours(d, layers, device)
     theirs = Theirs(cache, d, size, layers, device)
+    doing(f"{what}: comparing the moments")
     for each in (ours, theirs):
         each.accumulate(states, labels, mask)
     difference = max(differences(ours, theirs))
-    runs = {"ours": lambda: ours.accumulate(states, labels, mask), "t": lambda: theirs.accumulate(states, labels, mask)}
+    runs = {
+        "ours": lambda: ours.accumulate(states, labels, mask),
+        "theirs": lambda: theirs.accumulate(states, labels, mask),
+    }
+    doing(f"{what}: peak memory")
     peaks = {name: peak_bytes(run) for name, run in runs.items()}
-    seconds = in_turn(runs, repeats)
-    faster = ratios(seconds["t"], seconds["ours"])
-    what = f"d={d}, {layers} layers of {size}x{length}"
+    seconds = in_turn(f"{what}, accumulation", runs, repeats)
+    faster = ratios(seconds["theirs"], seconds["ours"])
     limit = 4 if device == "cpu" else 20
     yield [
         what,
         "accumulation",
         spread(seconds["ours"]),
-        spread(seconds["t"]),
+        spread(seconds["theirs"]),
         spread(faster, 1),
         *goal(statistics.median(faster), limit, most=False, unit="x"),
     ]
-    less = peaks["ours"] / peaks["t"]
+    less = peaks["ours"] / peaks["theirs"]
     yield [what, "its peak extra MiB", *(f"{p / 2**20:.0f}" for p in peaks.values()), f"{less:.2f}", *goal(less, 0.2)]
     yield [what, "moments differ by", "", "", f"{difference:.1e}", *goal(difference, 1e-5)]
 
 
 def solve(curve, d, device, repeats, faster_curve):
+    doing(f"d={d}: making hidden states, and their moments")
     parts = hidden_states(max(256, d // 8), 48, d, device=device)
     ours = Ours(d, 1, device)
     ours.accumulate(parts[0][None], parts[1], torch.ones(parts[0].shape[:2], dtype=torch.long, device=device))
@@ -108,12 +116,12 @@ def solve(curve, d, device, repeats, faster_curve):
     ):
         runs = {
             "ours": lambda whole=whole: score_details(moments, k=0.01, whole_curve=whole),
-            "t": lambda fractions=fractions: curve["alignment_score"](*theirs, sparse_k=0, fraction_k=fractions),
+            "theirs": lambda fractions=fractions: curve["alignment_score"](*theirs, sparse_k=0, fraction_k=fractions),
         }
-        seconds = in_turn(runs, repeats, warm_up=d < 1000)
-        faster = ratios(seconds["t"], seconds["ours"])
+        seconds = in_turn(f"d={d}, {what}", runs, repeats, warm_up=d < 1000)
+        faster = ratios(seconds["theirs"], seconds["ours"])
         judged = goal(statistics.median(faster), limit, most=False, unit="x")
-        yield [f"d={d}", what, spread(seconds["ours"]), spread(seconds["t"]), spread(faster, 1), *judged]
+        yield [f"d={d}", what, spread(seconds["ours"]), spread(seconds["theirs"]), spread(faster, 1), *judged]
 
 
 def main():

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.helpers.modules import llama
 from benchmarks.helpers.peak import peak_bytes
+from benchmarks.helpers.progress import doing
 from benchmarks.helpers.synthetic import hidden_states
 from benchmarks.helpers.timing import goal, machine, table
 from ntps_lightning import NTPSCallback
@@ -27,11 +28,13 @@ def row(what, measured, stated):
 
 
 def parts(d, device):
+    doing(f"d={d}: peak memory of adding")
     states, labels = hidden_states(256, 64, d, device=device)
     moments = Moments.zeros(d, 5, device)
     adding = [peak_bytes(lambda n=n: accumulate_(moments, states[:n], labels[:n])) for n in (64, 128, 256)]
     for n, peak in zip((64, 128, 256), adding, strict=True):
         yield row(f"d={d}, adding {n}x64 tokens", peak, scratch_bytes(d))
+    doing(f"d={d}: peak memory of one k and of the whole curve")
     yield row(f"d={d}, one k", peak_bytes(lambda: score_details(moments, whole_curve=False)), scratch_bytes(d))
     yield row(f"d={d}, whole curve", peak_bytes(lambda: score_details(moments)), scratch_bytes(d))
 
@@ -42,6 +45,7 @@ def validate(module, loader, callbacks):
 
 
 def callback(d, layers, device):
+    doing(f"d={d}: peak memory of validation epochs of {layers} layers, without and with the callback")
     sizes = {"hidden_size": d, "intermediate_size": 2 * d, "num_hidden_layers": layers, "vocab_size": 1000}
     module, loader = llama(samples=64, length=128, batch_size=16, **sizes)
     validate(module, loader, [NTPSCallback(layers="all")])  # warm up

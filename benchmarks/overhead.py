@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from benchmarks.helpers.modules import llama, smollm2
+from benchmarks.helpers.progress import doing
 from benchmarks.helpers.timing import goal, machine, ratios, spread, table
 from ntps_lightning import NTPSCallback
 
@@ -39,9 +40,11 @@ def epoch_seconds(module, loader, layers, precision="highest", **options):
 
 def measure(what, module, loader, repeats, limits, precision="highest"):
     seconds = {name: [] for name in CONFIGURATIONS}
-    epoch_seconds(module, loader, "all", precision, limit_val_batches=1)  # warm up
-    for _ in range(repeats):
+    doing(f"{what}: warming up")
+    epoch_seconds(module, loader, "all", precision, limit_val_batches=1)
+    for i in range(repeats):
         for name, layers in CONFIGURATIONS.items():
+            doing(f"{what}: {name}, round {i + 1} of {repeats}")
             seconds[name].append(epoch_seconds(module, loader, layers, precision))
     for name, values in seconds.items():
         found = ratios(values, seconds["without"])
@@ -58,6 +61,7 @@ def main():
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    doing("loading SmolLM2-135M and BBC news")
     module, loader = smollm2(args.samples, args.window, args.batch_size)
     shape = f"{args.samples} windows of {args.window} tokens"
     rows = list(

@@ -11,6 +11,7 @@ import warnings
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+from benchmarks.helpers.progress import doing
 from benchmarks.helpers.timing import machine, table
 from examples import offline
 from ntps_lightning import capture_representations
@@ -38,7 +39,9 @@ def hidden_states(samples, shared, window=24):
     mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
     ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
     parts = []
-    for part in torch.arange(samples).split(32):
+    for i, part in enumerate(torch.arange(samples).split(32)):
+        if i % 5 == 0:
+            doing(f"{shared} shared tokens: hidden states of samples {32 * i} to {samples}")
         with torch.no_grad(), capture_representations(model, LAYERS) as representations:
             model(input_ids=ids[part], attention_mask=mask[part])
         parts.append([representations[layer] for layer in LAYERS])
@@ -57,6 +60,7 @@ def measure(samples, shared):
     layers, labels, mask = hidden_states(samples, shared)
     for layer, states in zip(LAYERS, layers, strict=True):
         for dtype in (torch.float32, torch.bfloat16):
+            doing(f"{shared} shared tokens, layer {layer}, {dtype}: scores")
             given = states.to(dtype)
             exact = details(given.double(), labels, mask, 64)
             upto = round(0.05 * states.shape[2])

@@ -69,7 +69,7 @@ def measured():
             "whole curve": lambda m=full: score_details(m),
         }
         flops = {"adding": ADDING * d**2 * tokens, "one k": ONE_K * d**3, "whole curve": WHOLE_CURVE * d**3}
-        for name, values in in_turn(runs, 3).items():
+        for name, values in in_turn(f"d={d}", runs, 3).items():
             seconds = statistics.median(values)
             what = f"{tokens} tokens, float32" if name == "adding" else "float64"
             yield [

@@ -8,6 +8,7 @@ import statistics
 
 import torch
 
+from benchmarks.helpers.progress import doing
 from benchmarks.helpers.synthetic import hidden_states
 from benchmarks.helpers.timing import goal, in_turn, machine, spread, table
 from ntps_lightning.functional.accumulate import batch_moments
@@ -17,6 +18,7 @@ LIMITS = {"cpu": {"one k": 10.0, "whole curve": 60.0}, "cuda": {"one k": 1.0, "w
 
 
 def measure(d, device, repeats):
+    doing(f"d={d}: making hidden states, and their moments")
     states, labels = hidden_states(max(256, d // 8), 48, d, device=device)
     moments = batch_moments(states, labels, num_classes=5)
     del states
@@ -25,7 +27,7 @@ def measure(d, device, repeats):
         "one k": lambda: found.update(one=score_details(moments, whole_curve=False)),
         "whole curve": lambda: found.update(whole=score_details(moments)),
     }
-    seconds = in_turn(functions, repeats, warm_up=d < 4096)
+    seconds = in_turn(f"d={d}", functions, repeats, warm_up=d < 4096)
     one = found["one"]
     whole = found["whole"]
     off = max(abs(getattr(one, name) - getattr(whole, name)) for name in ("score", "captured", "null"))

@@ -18,6 +18,7 @@ from torch.multiprocessing.spawn import spawn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from benchmarks.helpers.peak import peak_bytes
+from benchmarks.helpers.progress import doing
 from benchmarks.helpers.synthetic import hidden_states
 from benchmarks.helpers.timing import goal, ratios, spread, table
 from ntps_lightning import NextTokenPerceptionScore
@@ -87,6 +88,7 @@ def solver(rank, world_size, d, folder):
 
 
 def measure(world_size, d, work=worker):
+    doing(f"d={d}: {'summing and solving' if work is solver else 'summing'} over ranks: {world_size}")
     with tempfile.TemporaryDirectory() as folder:
         spawn(work, (world_size, d, folder), nprocs=world_size)
         return torch.load(f"{folder}/found.pt")

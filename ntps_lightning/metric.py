@@ -54,7 +54,8 @@ class NextTokenPerceptionScore(Metric):
         - ``hidden_states`` (:class:`~torch.Tensor`): ``(N, T, d)`` of one layer, any floating dtype.
         - ``labels`` (:class:`~torch.Tensor`): ``(N,)`` integer class indices; with ``num_outputs``, ``(N,)`` or
           ``(N, num_outputs)`` floating regression targets, or ``(N, num_outputs)`` multi-hot integers.
-        - ``attention_mask`` (:class:`~torch.Tensor`, optional): ``(N, T)``, 1 at valid tokens and 0 at padding; or a
+        - ``attention_mask`` (:class:`~torch.Tensor`, optional): ``(N, T)``, 1 at valid tokens and 0 at padding, or at
+          any others that are not to count, wherever they stand; or a
           :class:`~ntps_lightning.functional.PackedBatch`, worked out once for all layers.
         - ``sample_ids`` (:class:`~torch.Tensor`, optional): ``(N,)`` integers, equal for copies of a sample, by which
           rows are kept for held-out numbers; by default the rank and the position among its samples.

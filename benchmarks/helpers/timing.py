@@ -6,19 +6,28 @@ import time
 
 import torch
 
+from benchmarks.helpers.progress import doing
 
-def in_turn(functions, repeats, warm_up=True):
-    """Seconds of every function in every round, after one round to warm up."""
+# A function that took longer is announced in every round, others in the first alone.
+_LONG = 2.0
+
+
+def in_turn(what, functions, repeats, warm_up=True):
+    """Seconds of every function in every round, after one round to warm up; says that ``what`` is timed."""
     seconds = {name: [] for name in functions}
+    latest = dict.fromkeys(functions, _LONG)
     for i in range(0 if warm_up else 1, repeats + 1):
         for name, function in functions.items():
+            if latest[name] >= _LONG:
+                doing(f"{what}: {name}, {f'round {i} of {repeats}' if i else 'warming up'}")
             gc.collect()
             _wait()
             start = time.perf_counter()
             function()
             _wait()
+            latest[name] = time.perf_counter() - start
             if i:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(latest[name])
     return seconds
 
 

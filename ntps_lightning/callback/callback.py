@@ -12,7 +12,7 @@ from torch import nn
 from torchmetrics.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import Unpack, override
 
-from ntps_lightning.callback.batch import BatchItem
+from ntps_lightning.callback.batch import BatchItem, describe
 from ntps_lightning.callback.guard import Guard, OnError
 from ntps_lightning.callback.logged import (
     log_values,
@@ -55,6 +55,10 @@ class NTPSCallback(Callback):
             Integers are classes, floats regression targets; words are classes too (:attr:`class_names` keeps which),
             and ``(N, C)`` integers multi-hot; samples of class -100 are left out.
         attention_mask: where a batch holds its ``(N, T)`` padding mask; by default the one the model is called with.
+        tokens: which of the mask's tokens count, see :meth:`~ntps_lightning.NTPSMonitor.batch`; by default all. Where a
+            batch holds ``(N, T)`` zeros and ones; or, where its item ``"labels"`` is the ``(N, T)`` token labels of a
+            causal language model (the class of a sample is then elsewhere, ``labels=``): ``"supervised"``, tokens
+            whose label is not -100, or ``"prompt"``, tokens whose label is.
         model: the language model, or its name in the module, where it cannot be found; it may be a module of plain
             PyTorch that returns ``(N, T, d)`` hidden states.
         baseline: score the model before its first step, by letting the sanity check run over the whole validation
@@ -73,8 +77,8 @@ class NTPSCallback(Callback):
     Raises:
         ValueError: At once, if an option is out of range; before the first step, if the model cannot be found, a
             monitor asks for a key that is never logged or the device has no room for the sums; in the sanity check, if
-            labels or mask cannot be found or no forward pass of the language model was seen. Later in a run nothing
-            is raised, unless ``on_error="raise"``.
+            labels, mask or tokens cannot be found or no forward pass of the language model was seen. Later in a run
+            nothing is raised, unless ``on_error="raise"``.
 
     Example::
 
@@ -90,6 +94,7 @@ class NTPSCallback(Callback):
         layers: Layers = -1,
         labels: BatchItem = "labels",
         attention_mask: BatchItem | None = None,
+        tokens: BatchItem | None = None,
         model: nn.Module | str | None = None,
         baseline: bool = True,
         every_n_epochs: int = 1,
@@ -106,6 +111,7 @@ class NTPSCallback(Callback):
         self.layers = layers
         self.labels = labels
         self.attention_mask = attention_mask
+        self.tokens = tokens
         self.model = model
         self.baseline = baseline
         self.every_n_epochs = every_n_epochs
@@ -195,7 +201,7 @@ class NTPSCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if self._epoch is not None and dataloader_idx == self.dataloader_idx:
-            self._epoch.open_batch(batch, dataloader_idx, self.labels, self.attention_mask)
+            self._epoch.open_batch(batch, dataloader_idx, self.labels, self.attention_mask, self.tokens)
 
     @override
     def on_validation_batch_end(
@@ -237,6 +243,7 @@ class NTPSCallback(Callback):
     def _new_records(self) -> Records:
         layers = self.layers if isinstance(self.layers, (int, str)) else list(self.layers)
         definition = {**asdict(self.options), "layers": layers, "dataloader_idx": self.dataloader_idx}
+        definition["tokens"] = describe(self.tokens)
         return Records(self.prefix, {name: str(value) for name, value in definition.items()})
 
     def _new_monitor(self, pl_module: LightningModule) -> NTPSMonitor:
@@ -252,6 +259,7 @@ class NTPSCallback(Callback):
             **asdict(self.options),
         )
         self._monitor.expect_classes(self._records.num_classes, self._records.class_names)
+        self._monitor.notices = self._guard.notices
         return self._monitor
 
     def _check_memory(self, trainer: Trainer, monitor: NTPSMonitor) -> None:

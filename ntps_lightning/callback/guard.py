@@ -11,6 +11,7 @@ from ntps_lightning.callback.logged import valid_key
 from ntps_lightning.distributed import max_over_ranks
 from ntps_lightning.errors import SetupError
 from ntps_lightning.monitor import NTPSMonitor
+from ntps_lightning.monitor.notices import Notices
 
 OnError = Literal["warn", "raise"]
 
@@ -24,6 +25,7 @@ class Guard:
 
     Attributes:
         fault: why the measurement under way has no score; empty while nothing went wrong.
+        notices: what was said in this run that is said once.
 
     Raises:
         ValueError: If ``on_error`` is neither.
@@ -34,6 +36,7 @@ class Guard:
         if on_error not in ("warn", "raise"):
             raise ValueError(f'on_error must be "warn" or "raise", got {on_error!r}')
         self.fault = ""
+        self.notices = Notices()
         self._on_error = on_error
         self._prefix = prefix
         self._warned = False
@@ -41,6 +44,7 @@ class Guard:
     def new_run(self) -> None:
         """What is said once may be said again."""
         self._warned = False
+        self.notices = Notices()
 
     @contextmanager
     def measuring(self, trainer: Any, monitor: NTPSMonitor | None = None) -> Iterator[None]:

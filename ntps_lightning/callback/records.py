@@ -102,7 +102,8 @@ class Records:
         if state.get("format") != _FORMAT:
             return "was kept by another version of NTPSCallback"
         before = state["definition"]
-        changed = [name for name in self._definition if before.get(name) != self._definition[name]]
+        # An option that was not there yet was not used.
+        changed = [name for name in self._definition if str(before.get(name)) != self._definition[name]]
         was = ", ".join(f"{name}={before.get(name)} (now {self._definition[name]})" for name in changed)
         return f"was measured with {was}" if changed else ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ntps_lightning.callback.batch import BatchItem, count_samples, input_ids, read_item
+from ntps_lightning.callback.batch import BatchItem, count_samples, input_ids, read_item, read_tokens
 from ntps_lightning.callback.guard import Guard
 from ntps_lightning.callback.sharding import own_samples
 from ntps_lightning.functional.details import NTPSDetails
@@ -37,7 +37,14 @@ class ValidationEpoch:
         """How many classes were declared or seen, and their names where labels are words."""
         return (0, []) if self._monitor is None else (self._monitor.num_classes, self._monitor.class_names)
 
-    def open_batch(self, batch: Any, dataloader_idx: int, labels: BatchItem, attention_mask: BatchItem | None) -> None:
+    def open_batch(
+        self,
+        batch: Any,
+        dataloader_idx: int,
+        labels: BatchItem,
+        attention_mask: BatchItem | None,
+        tokens: BatchItem | None,
+    ) -> None:
         """Before the module sees a batch."""
         monitor = self._monitor
         if monitor is None:
@@ -45,8 +52,11 @@ class ValidationEpoch:
         with self._guard.measuring(self._trainer, monitor):
             found = read_item(batch, labels, "labels")
             mask = None if attention_mask is None else read_item(batch, attention_mask, "attention_mask")
+            chosen = None if tokens is None else read_tokens(batch, tokens)
             own = own_samples(self._trainer, dataloader_idx, monitor.samples_seen, count_samples(found))
-            self._batch = monitor.batch(found, input_ids=input_ids(batch), attention_mask=mask, sample_mask=own)
+            self._batch = monitor.batch(
+                found, input_ids=input_ids(batch), attention_mask=mask, sample_mask=own, tokens=chosen
+            )
             self._batch.open()
 
     def close_batch(self) -> None:

@@ -52,12 +52,20 @@ class ForwardInputs:
             " padding mask with `attention_mask=`"
         )
 
-    def has_unmasked_padding(self, pad_token_id: int | None) -> bool:
-        """Whether there was no mask, and rows begin or end in padding, which then counts as text."""
+    def has_unmasked_padding(self, pad_token_id: int | None, tokens: Tensor | None = None) -> bool:
+        """Whether there was no mask, and rows begin or end in padding, which then counts as text.
+
+        Args:
+            pad_token_id: what padding is; ``None`` where that is not known.
+            tokens: ``(N, T)`` bool, the tokens that count; ``None``: all.
+
+        """
         ids = self.input_ids
         if ids is None or self.attention_mask is not None or pad_token_id is None or self.shape[1] < 2:
             return False
         padded = ids == pad_token_id  # a single one may be an end of text
+        if tokens is not None and tokens.shape == ids.shape:
+            padded &= tokens.to(ids.device)
         return bool((padded[:, :2].all(1) | padded[:, -2:].all(1)).any())
 
 

@@ -80,16 +80,8 @@ class LayerHooks:
         self._inputs = None
         self._outer = {}
 
-    def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
-        def call(*args: Any) -> None:
-            try:
-                hook(*args)
-            except Exception as error:
-                if self._on_error is None:
-                    raise
-                self._on_error(error)
-
-        return call
+    def _guarded(self, hook: Callable[..., None]) -> _Hook:
+        return _Hook(hook, self._on_error)
 
     def _on_outer_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._outer = named_arguments(module, args, kwargs)
@@ -124,6 +116,32 @@ class LayerHooks:
                 f" (N, T, d) for an input of (N, T) = {self._inputs.shape}: name another one with `layers=`, such as -1"
             )
         self._receive(index, hidden_states.detach(), self._inputs)
+
+
+class _Hook:
+    """Calls ``hook``; its errors go to ``on_error``, if there is one.
+
+    A copy or pickle of a model comes with the hooks of the moment, which nobody would remove: those do nothing.
+    """
+
+    def __init__(self, hook: Callable[..., None], on_error: Callable[[Exception], None] | None) -> None:
+        self._hook = hook
+        self._on_error = on_error
+
+    def __call__(self, *args: Any) -> None:
+        try:
+            self._hook(*args)
+        except Exception as error:
+            if self._on_error is None:
+                raise
+            self._on_error(error)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Hook, (_listen_no_more, None)
+
+
+def _listen_no_more(*args: Any) -> None:
+    """What a copied hook does."""
 
 
 def _output(output: Any) -> Tensor:

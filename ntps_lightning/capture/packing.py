@@ -33,6 +33,9 @@ class PackedSequences:
     Args:
         ids: ``(N, T)`` as :func:`sequence_ids` returns them.
 
+    Attributes:
+        mask: ``(S, L)`` bool, false at padding.
+
     """
 
     def __init__(self, ids: Tensor) -> None:
@@ -45,11 +48,10 @@ class PackedSequences:
         """Number S of sequences."""
         return len(self.mask)
 
-    def rows(self, hidden_states: Tensor) -> Tensor:
-        """``(S, L, d)`` hidden states, zero where :attr:`mask`, ``(S, L)``, is false, of packed ``(N, T, d)`` ones."""
-        tokens = hidden_states.flatten(0, 1)[self._tokens.to(hidden_states.device)]
-        rows = hidden_states.new_zeros((*self.mask.shape, hidden_states.shape[2]))
-        rows[self.mask.to(hidden_states.device)] = tokens
+    def rows(self, packed: Tensor) -> Tensor:
+        """``(S, L, ...)`` rows of packed ``(N, T, ...)`` hidden states or tokens; zero where :attr:`mask` is false."""
+        rows = packed.new_zeros((*self.mask.shape, *packed.shape[2:]))
+        rows[self.mask.to(packed.device)] = packed.flatten(0, 1)[self._tokens.to(packed.device)]
         return rows
 
 

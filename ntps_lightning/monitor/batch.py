@@ -13,11 +13,9 @@ from ntps_lightning.capture.backbone import Backbone, adapters_disabled
 from ntps_lightning.capture.forward_inputs import ForwardInputs
 from ntps_lightning.capture.hooks import LayerHooks
 from ntps_lightning.capture.packing import PackedSequences, sequence_ids
-from ntps_lightning.distributed import rank_and_world_size
 from ntps_lightning.errors import SetupError
-from ntps_lightning.functional.packed_batch import PackedBatch, pack_batch
-from ntps_lightning.monitor.measurement import Measurement, Samples
-from ntps_lightning.monitor.sample_ids import sample_ids
+from ntps_lightning.monitor.measurement import Measurement
+from ntps_lightning.monitor.samples import Samples, Selection
 
 
 class MonitoredBatch:
@@ -28,10 +26,9 @@ class MonitoredBatch:
     Args:
         backbone: the decoder to listen to.
         measurement: what hidden states are added to.
-        labels: ``(N,)`` class indices, or ``(N, C)`` targets.
+        selection: which samples and tokens count.
         attention_mask: ``(N, T)``, or ``None`` to take the one that the model is called with.
         input_ids: tensors one of which the call must carry as its ids, where they have the same shape.
-        sample_mask: ``(N,)`` bool on the CPU, false at samples to leave out; ``None`` keeps all.
 
     """
 
@@ -39,22 +36,18 @@ class MonitoredBatch:
         self,
         backbone: Backbone,
         measurement: Measurement,
-        labels: Tensor,
+        selection: Selection,
         *,
         attention_mask: Tensor | None = None,
         input_ids: Sequence[Tensor] = (),
-        sample_mask: Tensor | None = None,
     ) -> None:
         self._backbone = backbone
         self._measurement = measurement
-        self._size = len(labels)
-        self._sample_mask = sample_mask
-        self._labels = labels if sample_mask is None else labels[sample_mask]
+        self._selection = selection
         self._attention_mask = attention_mask
         self._input_ids = input_ids
         self._hooks: LayerHooks | None = None
         self._samples: Samples | None = None
-        self._ids: Tensor | None = None
         self._refusals: list[str] = []
         self._error: Exception | None = None
         self._unfit: dict[int, Tensor] = {}
@@ -110,7 +103,7 @@ class MonitoredBatch:
             self.abandon(f"a forward pass was interrupted by {error!r}")
 
     def _finish(self) -> None:
-        self._measurement.count(self._size, len(self._labels), self._ids)
+        self._measurement.count(len(self._selection), self._samples)
         if self._measurement.fault:
             return
         if self._error is not None:
@@ -119,7 +112,7 @@ class MonitoredBatch:
             name = type(self._backbone.decoder).__name__
             seen = "; ".join(dict.fromkeys(self._refusals)) or "it was not called (is another model used?)"
             raise SetupError(
-                f"no forward pass of {name} over the batch of {self._size} labels was seen: {seen}. Pass the"
+                f"no forward pass of {name} over the batch of {len(self._selection)} labels was seen: {seen}. Pass the"
                 " model that is called with `model=`, or where the batch holds one label per sequence with `labels=`"
             )
         for layer, hidden_states in self._unfit.items():
@@ -142,31 +135,19 @@ class MonitoredBatch:
             return False
         if self._measurement.samples_seen == 0 and sequences is None:
             self._warn_of_padding(inputs)
-        self._samples = Samples(self._labels, self._sample_mask, sequences, self._pack(inputs, sequences))
-        if rank_and_world_size()[1] > 1:
-            self._ids = _sample_ids(inputs, sequences)
-        return True
-
-    def _pack(self, inputs: ForwardInputs, sequences: PackedSequences | None) -> PackedBatch | None:
-        """Where the valid tokens stand, worked out once for all layers."""
-        mask = inputs.padding_mask() if sequences is None else sequences.mask
-        if not len(self._labels) or (mask is None and inputs.device is None):
-            return None
-        if mask is not None and self._sample_mask is not None:
-            mask = mask[self._sample_mask.to(mask.device)]
-        length = inputs.shape[1] if mask is None else mask.shape[1]
         device = inputs.device or self._backbone.device_of(self._measurement.layers[-1])
-        return pack_batch(mask, (len(self._labels), length), device)
+        self._samples = self._selection.samples_of(inputs, sequences, device)
+        return True
 
     def _why_not(self, inputs: ForwardInputs, sequences: PackedSequences | None) -> str | None:
         if inputs.cached:
             return "a call with past_key_values, as generate() makes, was left out"
         rows = inputs.shape[0]
         count = rows if sequences is None else len(sequences)
-        if count != self._size:
+        if count != len(self._selection):
             packed = f", packed into {rows}," if sequences is not None else ""
             hint = " (packed? their boundaries must be given, as restarting position_ids or cu_seq_lens)"
-            return f"a call over {count} sequences{packed} was left out{hint if rows < self._size else ''}"
+            return f"a call over {count} sequences{packed} was left out{hint if rows < len(self._selection) else ''}"
         if adapters_disabled(self._backbone):
             return "a call with the adapters disabled was left out"
         ids = inputs.input_ids
@@ -177,7 +158,7 @@ class MonitoredBatch:
         return None
 
     def _warn_of_padding(self, inputs: ForwardInputs) -> None:
-        if inputs.has_unmasked_padding(self._backbone.pad_token_id):
+        if inputs.has_unmasked_padding(self._backbone.pad_token_id, self._selection.tokens):
             rank_zero_warn(
                 "the model is called without an attention_mask, and rows of its input_ids begin or end in pad tokens:"
                 " they count as text in the score. Pass the mask to the model, or give `attention_mask=`"
@@ -185,17 +166,9 @@ class MonitoredBatch:
 
     def _receive(self, layer: int, hidden_states: Tensor, inputs: ForwardInputs) -> None:
         # A rank that has failed still listens: those that share a model must gather its states together.
-        if self._measurement.fault or self._error is not None or self._samples is None or not len(self._labels):
+        if self._measurement.fault or self._error is not None or self._samples is None or not len(self._samples.labels):
             return
         if self._measurement.fits(layer, hidden_states):
             self._measurement.add(layer, hidden_states, self._samples)
         else:
             self._unfit[layer] = hidden_states
-
-
-def _sample_ids(inputs: ForwardInputs, sequences: PackedSequences | None) -> Tensor | None:
-    """Where the call carried token ids."""
-    ids = inputs.input_ids
-    if ids is None or sequences is None:
-        return None if ids is None else sample_ids(ids, inputs.padding_mask())
-    return sample_ids(sequences.rows(ids[..., None])[..., 0], sequences.mask)

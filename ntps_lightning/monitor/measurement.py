@@ -7,41 +7,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities import rank_zero_warn
 
 from ntps_lightning.capture.backbone import Backbone
-from ntps_lightning.capture.packing import PackedSequences
 from ntps_lightning.distributed import gather, max_over_ranks, rank_and_world_size
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.functional.options import ScoreOptions
-from ntps_lightning.functional.packed_batch import PackedBatch
 from ntps_lightning.memory import MemoryEstimate
 from ntps_lightning.metric import NextTokenPerceptionScore
 from ntps_lightning.monitor.labels import LabelKind
 from ntps_lightning.monitor.sample_ids import SamplesSeen
+from ntps_lightning.monitor.samples import Samples
 
 _ELSEWHERE = "it failed on another rank"
 # A share of samples that two ranks have in common which texts that occur twice do not explain.
 _MANY = 0.2
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What is known of a batch's samples, and is the same for every layer.
-
-    Args:
-        labels: those of the samples that count, on the CPU.
-        mask: ``(N,)`` bool, false at samples that do not count; ``None`` where all do.
-        sequences: how the samples are packed into rows; ``None`` where each has its own.
-        packed: where the valid tokens of those that count stand; ``None`` where all tokens are valid.
-
-    """
-
-    labels: Tensor
-    mask: Tensor | None
-    sequences: PackedSequences | None
-    packed: PackedBatch | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +30,8 @@ class _Shown:
 
     failed: bool
     seen: SamplesSeen
-    labelled: int
+    counted: int
+    without_tokens: int
     num_classes: int
     num_outputs: int
     names: tuple[str, ...]
@@ -67,6 +48,7 @@ class Measurement:
         accumulate_device: where the sums are kept; ``None`` is with the hidden states.
 
     Attributes:
+        remarks: what a user should be told once of the samples, by what it is about, once :meth:`details` has returned.
         fault: why this cannot be scored any more; empty while it can.
 
     """
@@ -76,8 +58,10 @@ class Measurement:
     ) -> None:
         self.layers = layers
         self.fault = ""
+        self.remarks: dict[str, str] = {}
+        self._without_tokens = 0
         self._seen = SamplesSeen()
-        self._labelled = 0
+        self._counted = 0
         self._labels = labels
         self._options = options
         self._accumulate_device = accumulate_device
@@ -132,10 +116,12 @@ class Measurement:
                 metric.to(hidden_states.device)  # weights that are offloaded do not tell where states will be
         metric.update(hidden_states, samples.labels, samples.packed)
 
-    def count(self, seen: int, labelled: int, ids: Tensor | None) -> None:
-        """Count the samples of a batch that is complete, by their ids where these are known."""
-        self._seen = self._seen.add(seen, ids)
-        self._labelled += labelled
+    def count(self, seen: int, samples: Samples | None) -> None:
+        """Count the samples of a batch that is complete; ``None`` where no call was its own."""
+        self._seen = self._seen.add(seen, None if samples is None else samples.ids)
+        if samples is not None:
+            self._counted += len(samples.labels)
+            self._without_tokens += samples.without_tokens
 
     def fail(self, reason: str) -> None:
         """Nothing that follows can be scored; the sums are let go. The first reason stays."""
@@ -160,13 +146,16 @@ class Measurement:
 
         Raises:
             SetupError: On every rank, if none had a batch.
-            ValueError: On every rank, if one has failed, no sample has a label or a layer cannot be scored.
+            ValueError: On every rank, if one has failed, no sample counts or a layer cannot be scored.
 
         """
         ranks = gather(self._shown())
         self._learn_from(ranks)
-        if not any(rank.labelled for rank in ranks):
-            raise ValueError("no sample counts: the labels are all -100, or every sample is masked")
+        if not any(rank.counted for rank in ranks):
+            raise ValueError(
+                "no sample counts: the labels are all -100, every sample is masked, or none has a token that `tokens=`"
+                " chooses"
+            )
         self._drop_copies(ranks)
         self._give_one_shape([max(sizes) for sizes in zip(*(rank.hidden_sizes for rank in ranks), strict=True)])
         rank, world_size = rank_and_world_size()
@@ -197,7 +186,8 @@ class Measurement:
         return _Shown(
             failed=bool(self.fault),
             seen=self._seen,
-            labelled=self._labelled,
+            counted=self._counted,
+            without_tokens=self._without_tokens,
             num_classes=self._labels.num_classes,
             num_outputs=self._labels.num_outputs,
             names=tuple(self._labels.names),
@@ -229,14 +219,20 @@ class Measurement:
                 for metric in self._metrics.values():
                     metric.reset()
         counted = [rank.seen for i, rank in enumerate(ranks) if i not in copies]
+        without_tokens = sum(rank.without_tokens for i, rank in enumerate(ranks) if i not in copies)
+        if without_tokens:
+            self.remarks["without tokens"] = (
+                f"{without_tokens} samples have no token that `tokens=` chooses, and are left out of the score. This is"
+                " said once"
+            )
         shared = max((a.shared_with(b) for i, a in enumerate(counted) for b in counted[:i]), default=0.0)
-        if any(ranks[i].labelled for i in copies):
-            rank_zero_warn(
+        if any(ranks[i].counted for i in copies):
+            self.remarks["copies"] = (
                 f"{len(copies) + 1} ranks saw the same {ranks[copies[0]].seen.count} samples (is an IterableDataset not"
                 " sharded?): they are counted once"
             )
         elif shared > _MANY:
-            rank_zero_warn(
+            self.remarks["copies"] = (
                 f"about {shared:.0%} of the samples were seen on more than one rank (is an IterableDataset not"
                 " sharded?): they are counted as often, and n is too high"
             )

@@ -19,6 +19,8 @@ from ntps_lightning.memory import MemoryEstimate
 from ntps_lightning.monitor.batch import MonitoredBatch
 from ntps_lightning.monitor.labels import LabelKind
 from ntps_lightning.monitor.measurement import Measurement
+from ntps_lightning.monitor.notices import Notices
+from ntps_lightning.monitor.samples import Selection, check_tokens
 
 
 class NTPSMonitor:
@@ -28,6 +30,9 @@ class NTPSMonitor:
     own: calls with a key-value cache, with adapters disabled, over another number of sequences or over other
     ``input_ids`` are left out. With ``torch.distributed`` every rank shows its own batches, and takes part in
     :meth:`compute`; under NCCL each has set its device (:func:`torch.cuda.set_device`).
+
+    Copies and pickles carry no model: they keep options, layers, what is known of the labels, sums and details, so that
+    :meth:`compute` gives what it would have, and :meth:`batch` is refused.
 
     Args:
         model: a Hugging Face causal LM, sequence classifier or bare decoder, inside PEFT or any other module; a module
@@ -44,6 +49,7 @@ class NTPSMonitor:
     Attributes:
         layers: the indices of the layers, in ascending order.
         options: the :class:`~ntps_lightning.ScoreOptions`.
+        notices: what was said that is said once; several monitors of one run may share it.
 
     Raises:
         ValueError: If ``model`` does not hold exactly one supported language model, a layer or an option is out of
@@ -77,9 +83,12 @@ class NTPSMonitor:
         accumulate_device: str | torch.device | None = None,
         **options: Unpack[ScoreKeywords],
     ) -> None:
-        self._backbone = model if isinstance(model, Backbone) else find_backbone(model, model)
-        self.layers = self._backbone.resolve(layers)
+        backbone = model if isinstance(model, Backbone) else find_backbone(model, model)
+        self.layers = backbone.resolve(layers)
         self.options = ScoreOptions(**options)
+        self.notices = Notices()
+        self._backbone: Backbone | None = backbone
+        self._hidden_size = backbone.hidden_size
         self._accumulate_device = None if accumulate_device is None else torch.device(accumulate_device)
         self._labels = LabelKind(num_classes)
         self._details: dict[int, NTPSDetails] | None = None
@@ -98,7 +107,7 @@ class NTPSMonitor:
 
     @property
     def samples_seen(self) -> int:
-        """Samples of this rank's batches since the last reset, whether they have a label or not."""
+        """Samples of this rank's batches since the last reset, whether they count or not."""
         return self._measurement.samples_seen
 
     @property
@@ -113,6 +122,7 @@ class NTPSMonitor:
         input_ids: Tensor | Sequence[Tensor] = (),
         attention_mask: Tensor | None = None,
         sample_mask: Tensor | None = None,
+        tokens: Tensor | None = None,
     ) -> MonitoredBatch:
         """Listen to the model's call over a batch, in a ``with`` block.
 
@@ -122,17 +132,28 @@ class NTPSMonitor:
             input_ids: ``(N, T)``, to tell the batch's own call from others; or several tensors, one of which it is.
             attention_mask: ``(N, T)``, 1 at valid tokens and 0 at padding; by default the one of the model's call.
             sample_mask: ``(N,)`` bool, false at samples to leave out, such as those that another rank counts.
+            tokens: ``(N, T)`` zeros and ones (bool, integer or floating) in the layout of the model's call, also where
+                it is packed: pooling and prefixes are of the tokens that are 1 and inside the attention mask, as if
+                there were no others. Prefix sums run over them in order, so that after a gap the next token is the next
+                one chosen. By default all of the mask. Samples without a chosen token are left out, which
+                :meth:`compute` says once.
 
         Raises:
             SetupError: (a ``ValueError``) If the labels are none of that, classes too many to be so that nobody
-                declared, or of another kind than those before, or than was declared. At the end of the block, if none
-                of the model's calls was the batch's own, it was made in a way that is not supported, or there is no
-                memory for the sums.
+                declared, or of another kind than those before, or than was declared; or ``tokens`` are no ``(N, T)``
+                zeros and ones. At the end of the block, if none of the model's calls was the batch's own, it was made
+                in a way that is not supported or is of another shape than ``tokens``, or there is no memory for the
+                sums.
             ValueError: If ``sample_mask`` has another shape or dtype; at the end of the block, if what was captured
                 cannot be scored. After any error nothing can be scored until :meth:`reset`.
-            RuntimeError: If :meth:`compute` was called since the last :meth:`reset`.
+            RuntimeError: If :meth:`compute` was called since the last :meth:`reset`, or this is a copy.
 
         """
+        if self._backbone is None:
+            raise RuntimeError(
+                "this NTPSMonitor is a copy, which listens to no model: it can compute() what was measured before the"
+                " copy was made; for new batches make another with NTPSMonitor(model, ...)"
+            )
         if self._details is not None:
             raise RuntimeError("compute() has used up the sums: call reset() before the next batch")
         ids = [input_ids] if isinstance(input_ids, Tensor) else list(input_ids)
@@ -145,6 +166,7 @@ class NTPSMonitor:
                 )
             mask = _sample_mask(sample_mask, len(labels))
             padding = None if attention_mask is None else to_tensor(attention_mask, "attention_mask", "(N, T)")
+            chosen = None if tokens is None else check_tokens(tokens)
         except Exception as error:
             self.fail(str(error) or repr(error))
             raise
@@ -153,10 +175,9 @@ class NTPSMonitor:
         return MonitoredBatch(
             self._backbone,
             self._measurement,
-            labels,
+            Selection(labels, mask, chosen),
             attention_mask=padding,
             input_ids=ids,
-            sample_mask=mask,
         )
 
     def compute(self, *, whole_curve: bool = False) -> dict[int, NTPSDetails]:
@@ -179,6 +200,8 @@ class NTPSMonitor:
         if self._details is None:
             self._details = self._measurement.details(whole_curve=whole_curve)
             self._whole_curve = whole_curve
+            for what, remark in self._measurement.remarks.items():
+                self.notices.give(what, remark)
         if whole_curve and not self._whole_curve:
             raise RuntimeError("compute() has used up the sums: ask for whole_curve=True the first time")
         return self._details
@@ -192,7 +215,8 @@ class NTPSMonitor:
     def twin(self, model: nn.Module | Backbone) -> NTPSMonitor:
         """A monitor of ``model`` with the same options and no batches, which shares what is known of the labels."""
         other = copy(self)
-        other._backbone = model if isinstance(model, Backbone) else find_backbone(model, model)
+        backbone = model if isinstance(model, Backbone) else find_backbone(model, model)
+        other._backbone, other._hidden_size = backbone, backbone.hidden_size
         other.reset()
         return other
 
@@ -222,10 +246,13 @@ class NTPSMonitor:
             processes: how many share the memory of this host, where the launcher's variables do not tell.
 
         """
-        if self._backbone.hidden_size is None:
+        if self._hidden_size is None:
             return None
-        size, kind, where = self._backbone.hidden_size, self._labels, self._accumulate_device or device
+        size, kind, where = self._hidden_size, self._labels, self._accumulate_device or device
         return MemoryEstimate(len(self.layers), size, kind.width, where, not kind.num_outputs, processes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_backbone": None}
 
     def _new_measurement(self) -> Measurement:
         self._labels.renew()

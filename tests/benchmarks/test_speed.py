@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import accumulate, memory, overhead, scaling, solve, sync
+from benchmarks import accumulate, memory, overhead, prompts, scaling, solve, sync
 from benchmarks.helpers import timing
 from benchmarks.helpers.modules import llama
 from benchmarks.helpers.peak import peak_bytes
+from benchmarks.helpers.synthetic import hidden_states
 
 
 def test_accumulate_and_solve():
@@ -36,6 +37,15 @@ def test_memory_stays_within_what_is_stated():
     assert [row[-1] for row in rows] == ["met"] * 5
 
 
+def test_a_prompt_counts_or_not(monkeypatch):
+    states, labels = hidden_states(60, 9, 16)
+    monkeypatch.setattr(prompts, "hidden_states", lambda *_: ([states], labels, torch.ones(60, 9)))
+    ((_, *whole),) = prompts.measure(60, 0)
+    (_, *every), (_, *text) = prompts.measure(60, 4)
+    assert (whole[0], every[0], text[0]) == ("all", "all", "the text's")
+    assert whole[1:] == every[1:] != text[1:]
+
+
 def test_sync_moves_no_more_than_a_ring_and_takes_no_memory_for_ranks():
     d = 256
     found = sync.measure(2, 256)
@@ -50,6 +60,19 @@ def test_the_cost_model_prints(capsys, monkeypatch):
     scaling.main()
     printed = capsys.readouterr().out
     assert "Llama-3.1-405B, 512 ranks" in printed
+
+
+def test_what_is_under_way_is_said_on_stderr(capsys, monkeypatch):
+    runs = {"quick": lambda: None, "slow": lambda: None}
+    assert {name: len(values) for name, values in timing.in_turn("d=8", runs, 2).items()} == {"quick": 2, "slow": 2}
+    printed = capsys.readouterr()
+    assert printed.out == "", "tables alone"
+    lines = [line.partition("] ")[2] for line in printed.err.splitlines()]
+    assert lines == ["d=8: quick, warming up ...", "d=8: slow, warming up ..."]
+    monkeypatch.setattr(timing, "_LONG", 0.0)
+    timing.in_turn("d=8", runs, 2, warm_up=False)
+    lines = [line.partition("] ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [f"d=8: {name}, round {i} of 2 ..." for i in (1, 2) for name in runs]
 
 
 def test_goals_and_tables(capsys):

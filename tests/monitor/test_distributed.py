@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
@@ -16,10 +18,11 @@ def tiny_model():
     return LlamaForSequenceClassification(tiny_config()).eval()
 
 
-def show(monitor, model, batches):
+def show(monitor, model, batches, how=""):
     with torch.no_grad():
         for batch in batches:
-            with monitor.batch(batch["labels"], input_ids=batch["input_ids"]):
+            tokens = batch["input_ids"] % 3 == 0 if how == "tokens" else None  # in some samples there is none
+            with monitor.batch(batch["labels"], input_ids=batch["input_ids"], tokens=tokens):
                 model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
 
@@ -48,37 +51,49 @@ def worker(rank, out, how):
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
     model = tiny_model()
     monitor = NTPSMonitor(model, layers="all")
-    show(monitor, model, share_of(worded() if how == "words" else list(loader(60)), rank, how))
+    show(monitor, model, share_of(worded() if how == "words" else list(loader(60)), rank, how), how)
     if how == "fault" and rank == 1:
         monitor.fail("the second rank is unwell")
-    try:
-        found = {layer: details.score for layer, details in monitor.compute().items()}
-        found["samples"] = monitor.compute()[LAYERS].num_samples
-        found |= {"names": monitor.class_names} if how == "words" else {}
-    except ValueError as error:
-        found = str(error)
-    torch.save(found, f"{out}/rank{rank}.pt")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            found = {layer: details.score for layer, details in monitor.compute().items()}
+            found["samples"] = monitor.compute()[LAYERS].num_samples
+            found |= {"names": monitor.class_names} if how == "words" else {}
+        except ValueError as error:
+            found = str(error)
+    about_us = ("no token", "were seen on more than one rank", "saw the same")
+    said = [str(w.message) for w in caught if any(words in str(w.message) for words in about_us)]
+    torch.save((found, said), f"{out}/rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 def run(tmp_path, how):
     spawn(worker, args=(str(tmp_path), how), nprocs=2)
-    return [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    return [first[0], second[0]], [first[1], second[1]]
 
 
-@pytest.mark.parametrize("how", ["split", "uneven", "one"])
+@pytest.mark.filterwarnings("ignore:.*have no token that")
+@pytest.mark.parametrize("how", ["split", "uneven", "one", "tokens"])
 def test_two_processes_give_the_scores_of_one(tmp_path, how):
     model = tiny_model()
     alone = NTPSMonitor(model, layers="all")
-    show(alone, model, list(loader(60)))
-    wanted = {layer: details.score for layer, details in alone.compute().items()} | {"samples": 60}
-    first, second = run(tmp_path, how)
+    show(alone, model, list(loader(60)), how)
+    wanted = {layer: details.score for layer, details in alone.compute().items()}
+    wanted["samples"] = alone.compute()[LAYERS].num_samples
+    (first, second), said = run(tmp_path, how)
     assert first == second, "to the bit"
     assert first == pytest.approx(wanted, rel=1e-6)
+    without = 60 - wanted["samples"]
+    assert bool(without) == (how == "tokens")
+    for messages in said:  # nobody has told torchmetrics the ranks
+        assert len(messages) == (how == "tokens")
+        assert all(message.startswith(f"{without} samples have no token") for message in messages), "of both ranks"
 
 
 def test_a_fault_on_one_rank_is_one_on_all(tmp_path):
-    assert run(tmp_path, "fault") == ["it failed on another rank", "the second rank is unwell"]
+    assert run(tmp_path, "fault")[0] == ["it failed on another rank", "the second rank is unwell"]
 
 
 def test_words_mean_the_same_on_every_rank(tmp_path):
@@ -86,7 +101,7 @@ def test_words_mean_the_same_on_every_rank(tmp_path):
     alone = NTPSMonitor(model, layers="all")
     show(alone, model, worded())
     wanted = {layer: details.score for layer, details in alone.compute().items()} | {"samples": 60}
-    first, second = run(tmp_path, "words")
+    first, second = run(tmp_path, "words")[0]
     assert first == second, "to the bit"
     assert first.pop("names") == ["economy", "politics", "sport"] == sorted(alone.class_names)
     assert first == pytest.approx(wanted, rel=1e-6)
@@ -97,12 +112,13 @@ def test_ranks_that_saw_the_same_samples_count_once(tmp_path):
     alone = NTPSMonitor(model, layers="all")
     show(alone, model, list(loader(60)))
     wanted = {layer: details.score for layer, details in alone.compute().items()} | {"samples": 60}
-    first, second = run(tmp_path, "copies")
+    (first, second), said = run(tmp_path, "copies")
     assert first == second == pytest.approx(wanted, rel=1e-6)
+    assert said[0][0].startswith("2 ranks saw the same 60 samples")
 
 
-def test_ranks_that_share_most_samples_are_said(tmp_path, capfd):
-    first, second = run(tmp_path, "overlapping")
+def test_ranks_that_share_most_samples_are_said(tmp_path):
+    (first, second), said = run(tmp_path, "overlapping")
     assert first == second
     assert first["samples"] == 104
-    assert "of the samples were seen on more than one rank" in capfd.readouterr().err
+    assert "of the samples were seen on more than one rank" in said[0][0]

@@ -306,7 +306,7 @@ def test_the_mask_is_worked_out_once_for_all_layers(model, monkeypatch):
         packed.append(pack_batch(*arguments))
         return packed[-1]
 
-    monkeypatch.setattr("ntps_lightning.monitor.batch.pack_batch", pack)
+    monkeypatch.setattr("ntps_lightning.monitor.samples.pack_batch", pack)
     monkeypatch.setattr("ntps_lightning.functional.accumulate.pack_batch", None)
     monitor = NTPSMonitor(model, layers="all")
     show(monitor, model, list(loader(32, batch_size=16)))
