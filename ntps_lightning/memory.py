@@ -9,15 +9,18 @@ import torch
 
 from ntps_lightning.available import available_bytes, processes_on_this_host
 from ntps_lightning.errors import SetupError
+from ntps_lightning.functional.kept_samples import kept_shapes
 from ntps_lightning.functional.moments import moment_shapes
 
 _BYTES = 8
 
 
-def state_bytes(num_layers: int, hidden_size: int, num_outputs: int, *, classes: bool = True) -> int:
-    """Bytes of the sums over samples of ``num_layers`` layers: every state of the metric, in float64."""
+def state_bytes(num_layers: int, hidden_size: int, num_outputs: int, *, classes: bool = True, kept: int = 0) -> int:
+    """Bytes of ``num_layers`` layers: every state of the metric, float64 sums over samples and rows that are kept."""
     shapes = moment_shapes(hidden_size, num_outputs, classes=classes).values()
-    return num_layers * sum(math.prod(shape) for shape in shapes) * _BYTES
+    rows = kept_shapes(kept, hidden_size, num_outputs, classes=classes).values()
+    sums = sum(math.prod(shape) for shape in shapes) * _BYTES
+    return num_layers * (sums + sum(math.prod(shape) * dtype.itemsize for shape, dtype, _ in rows))
 
 
 def scratch_bytes(hidden_size: int) -> int:
@@ -39,6 +42,7 @@ class MemoryEstimate:
         num_outputs: C, or 0 where it is not known yet, so that what classes add is not counted.
         device: where the sums are kept.
         classes: whether C counts classes, and not targets.
+        kept: pooled states that each layer keeps.
         processes: how many keep such sums in the same memory; of a host by default those that the launcher names.
 
     """
@@ -48,6 +52,7 @@ class MemoryEstimate:
     num_outputs: int
     device: torch.device
     classes: bool = True
+    kept: int = 0
     processes: int | None = None
 
     def __str__(self) -> str:
@@ -72,6 +77,7 @@ class MemoryEstimate:
     def _need(self) -> str:
         square = "" if self.classes else " + C²"
         each = f"(3 d² + d C{square} + ...) x {_BYTES} bytes at d = {self.hidden_size}, C = {self.num_outputs or '?'}"
+        each += f" and {self.kept} kept states" if self.kept else ""
         states, scratch = _size(self._states()), _size(scratch_bytes(self.hidden_size))
         return f"{states} on {self.device}: {self.num_layers} layers x {each}, and {scratch} of scratch memory"
 
@@ -88,7 +94,7 @@ class MemoryEstimate:
         return None if free is None else free // self._sharing()
 
     def _states(self) -> int:
-        return state_bytes(self.num_layers, self.hidden_size, self.num_outputs, classes=self.classes)
+        return state_bytes(self.num_layers, self.hidden_size, self.num_outputs, classes=self.classes, kept=self.kept)
 
 
 def _size(count: int) -> str:

@@ -5,15 +5,14 @@ import pytest
 import torch
 
 from ntps_lightning import NextTokenPerceptionScore, available
-from ntps_lightning.functional.moments import moment_shapes
 from ntps_lightning.memory import MemoryEstimate, state_bytes
 
 
 @pytest.mark.parametrize(("hidden_size", "num_classes"), [(16, 3), (64, 1000)])
 def test_every_state_of_the_metric_is_counted(hidden_size, num_classes):
-    metric = NextTokenPerceptionScore(hidden_size, num_classes)
-    states = [getattr(metric, name) for name in moment_shapes(hidden_size, num_classes)]
-    assert state_bytes(2, hidden_size, num_classes) == 2 * sum(state.numel() * state.itemsize for state in states)
+    metric = NextTokenPerceptionScore(hidden_size, num_classes, kept=100)
+    states = [getattr(metric, name) for name in metric._defaults if not name.startswith(("pooling", "kept_limit"))]
+    assert state_bytes(2, hidden_size, num_classes, kept=100) - 16 == 2 * sum(state.numel() * state.itemsize for state in states)
 
 
 def test_what_there_is_no_room_for_is_refused(monkeypatch):

@@ -83,7 +83,7 @@ class LabelKind:
 
         """
         names = self.names
-        if _are_words(labels):
+        if are_words(labels):
             names = [*names, *sorted(set(labels) - set(names))]
             labels = [names.index(word) for word in labels]
         elif names:
@@ -175,7 +175,7 @@ class LabelKind:
             rank_zero_info(f"NTPS: labels that are {said}.")
 
 
-def _are_words(labels: Any) -> bool:
+def are_words(labels: Any) -> bool:
     """Whether these are strings, as lists, tuples and numpy arrays hold them."""
     if isinstance(labels, (Tensor, str)) or not hasattr(labels, "__iter__"):
         return False

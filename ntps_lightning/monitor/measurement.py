@@ -45,6 +45,7 @@ class Measurement:
         layers: indices as :meth:`Backbone.resolve` returns them.
         labels: what the labels are, as far as is known.
         options: of the score.
+        kept: rows that each layer keeps for held-out numbers.
         accumulate_device: where the sums are kept; ``None`` is with the hidden states.
 
     Attributes:
@@ -54,7 +55,12 @@ class Measurement:
     """
 
     def __init__(
-        self, layers: list[int], labels: LabelKind, options: ScoreOptions, accumulate_device: torch.device | None
+        self,
+        layers: list[int],
+        labels: LabelKind,
+        options: ScoreOptions,
+        kept: int,
+        accumulate_device: torch.device | None,
     ) -> None:
         self.layers = layers
         self.fault = ""
@@ -64,6 +70,7 @@ class Measurement:
         self._counted = 0
         self._labels = labels
         self._options = options
+        self._kept = kept
         self._accumulate_device = accumulate_device
         self._metrics: dict[int, NextTokenPerceptionScore] = {}
 
@@ -114,7 +121,8 @@ class Measurement:
         if not metric.update_called and self._accumulate_device is None and metric.device != hidden_states.device:
             with torch.inference_mode(False):
                 metric.to(hidden_states.device)  # weights that are offloaded do not tell where states will be
-        metric.update(hidden_states, samples.labels, samples.packed)
+        ids, groups = samples.counting(samples.ids), samples.counting(samples.groups)
+        metric.update(hidden_states, samples.labels, samples.packed, ids, groups)
 
     def count(self, seen: int, samples: Samples | None) -> None:
         """Count the samples of a batch that is complete; ``None`` where no call was its own."""
@@ -258,6 +266,7 @@ class Measurement:
                 hidden_size,
                 None if outputs else self._labels.num_classes,
                 num_outputs=outputs or None,
+                kept=self._kept,
                 **asdict(self._options),
             )
             self._metrics[layer] = metric.to(self._accumulate_device or device)
@@ -269,4 +278,4 @@ class Measurement:
 
     def _check_memory(self, hidden_size: int, device: torch.device) -> None:
         kind, where = self._labels, self._accumulate_device or device
-        MemoryEstimate(len(self.layers), hidden_size, kind.width, where, not kind.num_outputs).check()
+        MemoryEstimate(len(self.layers), hidden_size, kind.width, where, not kind.num_outputs, self._kept).check()

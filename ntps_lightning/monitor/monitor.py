@@ -20,7 +20,7 @@ from ntps_lightning.monitor.batch import MonitoredBatch
 from ntps_lightning.monitor.labels import LabelKind
 from ntps_lightning.monitor.measurement import Measurement
 from ntps_lightning.monitor.notices import Notices
-from ntps_lightning.monitor.samples import Selection, check_tokens
+from ntps_lightning.monitor.samples import Selection, check_tokens, read_groups
 
 
 class NTPSMonitor:
@@ -41,6 +41,7 @@ class NTPSMonitor:
         layers: indices into what ``output_hidden_states=True`` returns, or ``"all"``: 0 are the embeddings, -1 the
             states after the final norm.
         num_classes: number of classes; by default the largest label seen plus one.
+        kept: pooled states that each layer keeps for held-out numbers; 0 keeps none.
         accumulate_device: where the sums are kept, such as ``"cpu"`` to spare a GPU's memory; by default where the
             hidden states are.
         options: ``k``, ``ridge``, ``center``, ``orthonormal``, ``pooling`` and ``precision``, see
@@ -80,6 +81,7 @@ class NTPSMonitor:
         *,
         layers: Layers = -1,
         num_classes: int | None = None,
+        kept: int = 2048,
         accumulate_device: str | torch.device | None = None,
         **options: Unpack[ScoreKeywords],
     ) -> None:
@@ -90,6 +92,7 @@ class NTPSMonitor:
         self._backbone: Backbone | None = backbone
         self._hidden_size = backbone.hidden_size
         self._accumulate_device = None if accumulate_device is None else torch.device(accumulate_device)
+        self._kept = kept
         self._labels = LabelKind(num_classes)
         self._details: dict[int, NTPSDetails] | None = None
         self._whole_curve = False
@@ -123,6 +126,7 @@ class NTPSMonitor:
         attention_mask: Tensor | None = None,
         sample_mask: Tensor | None = None,
         tokens: Tensor | None = None,
+        groups: Any = None,
     ) -> MonitoredBatch:
         """Listen to the model's call over a batch, in a ``with`` block.
 
@@ -137,6 +141,8 @@ class NTPSMonitor:
                 there were no others. Prefix sums run over them in order, so that after a gap the next token is the next
                 one chosen. By default all of the mask. Samples without a chosen token are left out, which
                 :meth:`compute` says once.
+            groups: N integers or words, equal for samples that are not independent, such as windows of one text:
+                held-out numbers leave them out together. By default each sample is for itself.
 
         Raises:
             SetupError: (a ``ValueError``) If the labels are none of that, classes too many to be so that nobody
@@ -167,6 +173,7 @@ class NTPSMonitor:
             mask = _sample_mask(sample_mask, len(labels))
             padding = None if attention_mask is None else to_tensor(attention_mask, "attention_mask", "(N, T)")
             chosen = None if tokens is None else check_tokens(tokens)
+            members = None if groups is None else read_groups(groups, len(labels))
         except Exception as error:
             self.fail(str(error) or repr(error))
             raise
@@ -175,7 +182,7 @@ class NTPSMonitor:
         return MonitoredBatch(
             self._backbone,
             self._measurement,
-            Selection(labels, mask, chosen),
+            Selection(labels, mask, chosen, members),
             attention_mask=padding,
             input_ids=ids,
         )
@@ -249,14 +256,14 @@ class NTPSMonitor:
         if self._hidden_size is None:
             return None
         size, kind, where = self._hidden_size, self._labels, self._accumulate_device or device
-        return MemoryEstimate(len(self.layers), size, kind.width, where, not kind.num_outputs, processes)
+        return MemoryEstimate(len(self.layers), size, kind.width, where, not kind.num_outputs, self._kept, processes)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_backbone": None}
 
     def _new_measurement(self) -> Measurement:
         self._labels.renew()
-        return Measurement(self.layers, self._labels, self.options, self._accumulate_device)
+        return Measurement(self.layers, self._labels, self.options, self._kept, self._accumulate_device)
 
 
 def _sample_mask(mask: Tensor | None, size: int) -> Tensor | None:

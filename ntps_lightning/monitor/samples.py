@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ntps_lightning.capture.packing import PackedSequences
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.inputs import to_tensor
 from ntps_lightning.functional.packed_batch import PackedBatch, pack_batch
+from ntps_lightning.monitor.labels import are_words
 from ntps_lightning.monitor.sample_ids import sample_ids
 
 
@@ -28,6 +30,8 @@ class Samples:
         without_tokens: how many samples do not count only because none of their tokens is chosen.
         ids: ``(N,)`` int64 on the CPU, of all samples whether they count or not, by all of their valid tokens; ``None``
             where the call carries no token ids.
+        groups: ``(N,)`` int64 on the CPU, of all samples, equal for those that belong together; ``None``: each for
+            itself.
 
     """
 
@@ -37,6 +41,11 @@ class Samples:
     packed: PackedBatch | None
     without_tokens: int
     ids: Tensor | None
+    groups: Tensor | None
+
+    def counting(self, values: Tensor | None) -> Tensor | None:
+        """Of values of all samples those that count."""
+        return values if values is None or self.mask is None else values[self.mask]
 
 
 class Selection:
@@ -46,11 +55,19 @@ class Selection:
         labels: ``(N,)`` or ``(N, C)``, of all samples, on the CPU.
         sample_mask: ``(N,)`` bool on the CPU, false at samples to leave out; ``None`` keeps all.
         tokens: ``(N, T)`` bool in the layout of the model's call, false at tokens to leave out; ``None`` keeps all.
+        groups: ``(N,)`` int64 on the CPU, equal for samples that belong together.
 
     """
 
-    def __init__(self, labels: Tensor, sample_mask: Tensor | None = None, tokens: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        labels: Tensor,
+        sample_mask: Tensor | None = None,
+        tokens: Tensor | None = None,
+        groups: Tensor | None = None,
+    ) -> None:
         self.tokens = tokens
+        self._groups = groups
         self._labels = labels
         self._sample_mask = sample_mask
 
@@ -84,7 +101,7 @@ class Selection:
         if len(labels):
             length = inputs.shape[1] if mask is None else mask.shape[1]
             packed = pack_batch(mask, (len(labels), length), device)
-        return Samples(labels, counting, sequences, packed, without_tokens, _ids(inputs, sequences))
+        return Samples(labels, counting, sequences, packed, without_tokens, _ids(inputs, sequences), self._groups)
 
     def _chosen(
         self, tokens: Tensor, mask: Tensor | None, inputs: ForwardInputs, sequences: PackedSequences | None
@@ -120,6 +137,28 @@ def _ids(inputs: ForwardInputs, sequences: PackedSequences | None) -> Tensor | N
     if sequences is None:
         return sample_ids(ids, inputs.padding_mask()).cpu()
     return sample_ids(sequences.rows(ids), sequences.mask).cpu()
+
+
+def read_groups(groups: Any, count: int) -> Tensor:
+    """``(N,)`` int64 on the CPU, equal for samples of one group, of integers or words: the same in every process.
+
+    Raises:
+        SetupError: If they are neither, or not one a sample.
+
+    """
+    if are_words(groups):
+        digests = [blake2b(word.encode(), digest_size=8).digest() for word in groups]
+        groups = [int.from_bytes(digest, "little", signed=True) for digest in digests]
+    try:
+        found = to_tensor(groups, "groups", "one integer or word a sample").cpu()
+    except ValueError as error:
+        raise SetupError(str(error)) from error
+    if found.is_floating_point() or found.is_complex() or tuple(found.shape) not in ((count,), (count, 1)):
+        raise SetupError(
+            f"groups must be integers or words, one for each of {count} samples, got {found.dtype} {tuple(found.shape)}"
+        )
+    whole: Tensor = found.reshape(-1).long()
+    return whole
 
 
 def check_tokens(tokens: Any) -> Tensor:
