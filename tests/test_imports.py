@@ -64,7 +64,7 @@ BELOW = {
     "functional": set(),
     "memory": {"errors", "functional"},
     "metric": {"distributed", "functional"},
-    "capture": {"errors"},
+    "capture": {"errors", "distributed"},
     "figures": {"functional"},
     "monitor": {"errors", "distributed", "functional", "memory", "metric", "capture"},
     "callback": {"errors", "distributed", "functional", "capture", "figures", "monitor"},

@@ -19,6 +19,7 @@ SECTIONS = {
     "Models": "Every layer equals `output_hidden_states=True` to the bit. Empty cells: no such model.",
     "Plain PyTorch": "A module that returns `(N, T, d)` hidden states, with its layers in one `nn.ModuleList`.",
     "Not supported": "One error at the start, which names the reason and the way out.",
+    "Encoders": "Recognised by what they do: states of the first tokens must not depend on later ones.",
     "Passes": "What a `validation_step` may do.",
     "Strategies": "Two processes on CPU (gloo). Every rank logs the same bits, and the score of one process.",
     "Precision": "The score against the float64 definition.",
