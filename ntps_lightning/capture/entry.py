@@ -27,10 +27,10 @@ def find_entry(decoder: nn.Module, module: nn.Module) -> nn.Module:
     """
     inside = list(decoder.modules())
     around = [m for m in module.modules() if decoder in set(m.modules())]
-    if any(weight.is_meta or not weight.numel() for weight in decoder.parameters()):
-        raise NotCallableError("its weights are not here (on the meta device, or sharded)")
     if any(_is_fsdp(m, "FullyShardedDataParallel") for m in (*around, *inside)):
         raise NotCallableError("FSDP wraps it, whose inner modules cannot be called by themselves")
+    if any(weight.is_meta or not weight.numel() for weight in decoder.parameters()):
+        raise NotCallableError("its weights are not here (on the meta device, or sharded)")
     gathering = [m for m in around if _is_fsdp2(m)]
     if not gathering and any(_is_fsdp2(m) for m in inside):
         raise NotCallableError("its layers are sharded by FSDP 2, and the module to call is not in what was given")
