@@ -19,15 +19,13 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import BertForSequenceClassification
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from ntps_lightning import NTPSCallback
 from ntps_lightning.capture.backbone import find_backbone
 from ntps_lightning.errors import SetupError
-from tests.support.architectures import tiny
-from tests.support.models import LoraModule, loader, make_trainer
+from tests.support.models import EncoderModule, LoraModule, loader, make_trainer
 
 RANK = int(os.environ.get("LOCAL_RANK", 0))
 
@@ -63,13 +61,7 @@ class TensorParallelModule(LoraModule):
             parallelize_module(layer, self.device_mesh["tensor_parallel"], self.plan())
 
 
-class Encoder(LoraModule):
-    """Put before another module, it finetunes BERT."""
-
-    def __init__(self, learning_rate: float) -> None:
-        super().__init__(learning_rate)
-        self.model = BertForSequenceClassification(tiny("BertConfig")())
-
+class ParallelEncoder(EncoderModule):
     def plan(self) -> dict[str, ParallelStyle]:
         return {"intermediate.dense": ColwiseParallel(), "output.dense": RowwiseParallel()}
 
@@ -176,7 +168,7 @@ def main() -> None:
     out, name, samples, data = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
     module, strategy = module_and_strategy(name, data)
     module = ZeroLength if data == "zero" else module
-    module = type("EncoderModule", (Encoder, module), {}) if data == "encoder" else module
+    module = type("Encoder", (ParallelEncoder, module), {}) if data == "encoder" else module
     monitor = {"monitor": "ntps/score", "mode": "max"}
     trainer = make_trainer(
         out,
