@@ -65,7 +65,7 @@ BELOW = {
     "available": set(),
     "memory": {"available", "errors", "functional"},
     "metric": {"distributed", "functional"},
-    "capture": {"errors"},
+    "capture": {"errors", "distributed"},
     "figures": {"functional"},
     "monitor": {"errors", "distributed", "functional", "memory", "metric", "capture"},
     "callback": {"errors", "distributed", "functional", "capture", "figures", "monitor"},

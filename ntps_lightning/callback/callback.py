@@ -27,7 +27,8 @@ from ntps_lightning.callback.pictures import draws_pictures, log_pictures
 from ntps_lightning.callback.records import Records
 from ntps_lightning.callback.sharding import refuse_empty_loaders
 from ntps_lightning.callback.validation_epoch import ValidationEpoch
-from ntps_lightning.capture.backbone import Layers, find_backbone
+from ntps_lightning.capture.backbone import Backbone, Layers, find_backbone
+from ntps_lightning.capture.lookahead import refuse_lookahead
 from ntps_lightning.distributed import from_first_rank
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
@@ -71,14 +72,16 @@ class NTPSCallback(Callback):
             ``"raise"`` does not.
         accumulate_device: where the sums are kept, such as ``"cpu"`` to spare a GPU's memory; by default where the
             hidden states are.
+        allow_bidirectional: score a model that looks ahead, as BERT does, all the same. Without it the model is called
+            once before the first step, over four short rows of tokens, and refused if its states depend on later ones.
         options: ``k``, ``ridge``, ``center``, ``orthonormal``, ``pooling`` and ``precision``, see
             :class:`~ntps_lightning.ScoreOptions`.
 
     Raises:
-        ValueError: At once, if an option is out of range; before the first step, if the model cannot be found, a
-            monitor asks for a key that is never logged or the device has no room for the sums; in the sanity check, if
-            labels, mask or tokens cannot be found or no forward pass of the language model was seen. Later in a run
-            nothing is raised, unless ``on_error="raise"``.
+        ValueError: At once, if an option is out of range; before the first step, if the model cannot be found or looks
+            ahead, a monitor asks for a key that is never logged or the device has no room for the sums; in the sanity
+            check, if labels, mask or tokens cannot be found or no forward pass of the language model was seen. Later in
+            a run nothing is raised, unless ``on_error="raise"``.
 
     Example::
 
@@ -103,6 +106,7 @@ class NTPSCallback(Callback):
         figures: bool = True,
         on_error: OnError = "warn",
         accumulate_device: str | torch.device | None = None,
+        allow_bidirectional: bool = False,
         **options: Unpack[ScoreKeywords],
     ) -> None:
         if every_n_epochs < 1:
@@ -119,12 +123,14 @@ class NTPSCallback(Callback):
         self.prefix = prefix
         self.figures = figures
         self.accumulate_device = None if accumulate_device is None else torch.device(accumulate_device)
+        self.allow_bidirectional = allow_bidirectional
         self.options = ScoreOptions(**options)
         self._records = self._new_records()
         self._guard = Guard(on_error, prefix)
         self._monitored = MonitoredKeys(prefix)
         self._keys: set[str] = set()
         self._trainer: Trainer | None = None
+        self._tried: nn.Module | None = None
         self._epoch: ValidationEpoch | None = None
         self._monitor: NTPSMonitor | None = None
 
@@ -154,13 +160,14 @@ class NTPSCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer is not self._trainer:
             self._trainer = trainer
+            self._tried = None
             self._records = self._new_records()
             self._monitor = None
             self._guard.new_run()
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        monitor = self._new_monitor(pl_module)
+        monitor = self._new_monitor(trainer, pl_module)
         self._keys = logged_keys(self.prefix, monitor.layers, gain=self.baseline)
         validates = trainer.enable_validation
         self._monitored.check(trainer.callbacks, self._keys, validates=validates)  # type: ignore[attr-defined]
@@ -194,7 +201,7 @@ class NTPSCallback(Callback):
         self._stop()
         due = not self.history or (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if due or trainer.sanity_checking or trainer.state.fn == "validate":
-            self._epoch = ValidationEpoch(trainer, self._guard, lambda: self._new_monitor(pl_module))
+            self._epoch = ValidationEpoch(trainer, self._guard, lambda: self._new_monitor(trainer, pl_module))
 
     @override
     def on_validation_batch_start(
@@ -246,10 +253,11 @@ class NTPSCallback(Callback):
         definition["tokens"] = describe(self.tokens)
         return Records(self.prefix, {name: str(value) for name, value in definition.items()})
 
-    def _new_monitor(self, pl_module: LightningModule) -> NTPSMonitor:
+    def _new_monitor(self, trainer: Trainer, pl_module: LightningModule) -> NTPSMonitor:
         """For one validation epoch: a strategy may have wrapped the model since the last."""
         backbone = find_backbone(pl_module, self.model)
         if self._monitor is not None:
+            self._refuse_lookahead(trainer, backbone)
             return self._monitor.twin(backbone)
         self._monitor = NTPSMonitor(
             backbone,
@@ -260,7 +268,16 @@ class NTPSCallback(Callback):
         )
         self._monitor.expect_classes(self._records.num_classes, self._records.class_names)
         self._monitor.notices = self._guard.notices
+        self._refuse_lookahead(trainer, backbone)
         return self._monitor
+
+    def _refuse_lookahead(self, trainer: Trainer, backbone: Backbone) -> None:
+        """Once for a run and a model, as a validation step would call it."""
+        if self.allow_bidirectional or backbone.decoder is self._tried:
+            return
+        with trainer.precision_plugin.val_step_context():
+            refuse_lookahead(backbone, trainer.strategy.model)  # type: ignore[arg-type]
+        self._tried = backbone.decoder
 
     def _check_memory(self, trainer: Trainer, monitor: NTPSMonitor) -> None:
         estimate = monitor.memory(trainer.strategy.root_device, processes=trainer.num_devices)
@@ -309,7 +326,7 @@ class NTPSCallback(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry no trainer and no module, whose ``log`` Lightning attaches."""
         kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
-        return kept | {"_trainer": None, "_epoch": None, "_monitor": None}
+        return kept | {"_trainer": None, "_epoch": None, "_monitor": None, "_tried": None}
 
     @property
     @override

@@ -24,6 +24,7 @@ class Backbone:
         hidden_size: the size that the model's configuration declares, if it has one.
         model: the model that calls the decoder, if another is called first.
         pad_token_id: the token that the configuration declares as padding, if any.
+        vocab_size: how many tokens the configuration declares, if it has one.
 
     """
 
@@ -32,6 +33,7 @@ class Backbone:
     hidden_size: int | None = None
     model: nn.Module | None = None
     pad_token_id: int | None = None
+    vocab_size: int | None = None
 
     def device_of(self, layer: int) -> torch.device:
         """Where a layer's hidden states are expected: with the weights of the module that returns them, as far as it
@@ -117,11 +119,7 @@ def _decoder(model: PreTrainedModel) -> Backbone:
     decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
     if not isinstance(decoder, PreTrainedModel):  # a head that is called decoder
         decoder = model.base_model
-    if "past_key_values" not in inspect.signature(decoder.forward).parameters:
-        raise ValueError(
-            f"{type(decoder).__name__} takes no past_key_values: it is no attention decoder (a state-space model?);"
-            " decoder-only attention language models are supported"
-        )
+    _refuse_other_kinds(decoder)
     config = model.config.get_text_config()
     depth = config.num_hidden_layers
     stacks = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
@@ -133,7 +131,21 @@ def _decoder(model: PreTrainedModel) -> Backbone:
     # Some causal LMs call themselves their decoder, but return logits: the innermost model round the layers does not.
     owners = [m for m in decoder.modules() if isinstance(m, PreTrainedModel) and stacks[0] in set(m.modules())]
     outer = None if model is owners[-1] else model
-    return Backbone(owners[-1], list(stacks[0]), config.hidden_size, outer, getattr(config, "pad_token_id", None))
+    pad_token_id, vocab_size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    return Backbone(owners[-1], list(stacks[0]), config.hidden_size, outer, pad_token_id, vocab_size)
+
+
+def _refuse_other_kinds(decoder: nn.Module) -> None:
+    name, parameters = type(decoder).__name__, inspect.signature(decoder.forward).parameters
+    if "past_key_values" in parameters:
+        return
+    if "cache_params" in parameters or "state" in parameters:
+        raise ValueError(
+            f"{name} takes no past_key_values: it is no attention decoder (a state-space model?);"
+            " decoder-only attention language models are supported"
+        )
+    if "input_ids" not in parameters:
+        raise ValueError(f"{name} takes no input_ids; decoder-only attention language models are supported")
 
 
 def _plain(module: nn.Module) -> Backbone:

@@ -97,18 +97,17 @@ class LayerHooks:
         self._emit(0, first_tensor((*args, kwargs.get("hidden_states"), *kwargs.values())))
 
     def _on_layer(self, index: int) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, args, output: self._emit(index, _output(output))
+        return lambda module, args, output: self._emit(index, output_states(output))
 
     def _on_return(self, module: nn.Module, args: Any, output: Any) -> None:
         if len(self._backbone.layers) in self._layers:
-            self._emit(len(self._backbone.layers), _output(output))
+            self._emit(len(self._backbone.layers), output_states(output))
         self._inputs = None
 
     def _emit(self, index: int, hidden_states: Tensor) -> None:
         if self._inputs is None:
             return
-        if hasattr(hidden_states, "full_tensor"):  # sharded over ranks, which all come here
-            hidden_states = hidden_states.full_tensor()
+        hidden_states = whole(hidden_states)
         shape = tuple(hidden_states.shape)
         if len(shape) != 3 or self._inputs.shape not in (shape[:2], (0, 0)):
             raise SetupError(
@@ -144,7 +143,13 @@ def _listen_no_more(*args: Any) -> None:
     """What a copied hook does."""
 
 
-def _output(output: Any) -> Tensor:
+def output_states(output: Any) -> Tensor:
     """Hidden states come as a tensor, or first in a tuple or a ModelOutput."""
     hidden_states: Tensor = output if isinstance(output, Tensor) else output[0]
     return hidden_states
+
+
+def whole(hidden_states: Tensor) -> Tensor:
+    """Hidden states may be sharded over ranks, which must all come here then."""
+    gathered: Tensor = hidden_states.full_tensor() if hasattr(hidden_states, "full_tensor") else hidden_states
+    return gathered

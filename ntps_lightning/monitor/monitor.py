@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ntps_lightning.capture.backbone import Backbone, Layers, find_backbone
+from ntps_lightning.capture.lookahead import refuse_lookahead
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.functional.inputs import to_tensor
@@ -28,8 +29,11 @@ class NTPSMonitor:
 
     Between :meth:`batch` and the end of its block hooks listen to the model, and take the one call that is the batch's
     own: calls with a key-value cache, with adapters disabled, over another number of sequences or over other
-    ``input_ids`` are left out. With ``torch.distributed`` every rank shows its own batches, and takes part in
-    :meth:`compute`; under NCCL each has set its device (:func:`torch.cuda.set_device`).
+    ``input_ids`` are left out. With ``torch.distributed`` every rank makes the monitor, shows its own batches, and
+    takes part in :meth:`compute`; under NCCL each has set its device (:func:`torch.cuda.set_device`).
+
+    A model whose states depend on later tokens, as those of BERT do, is refused: the model is called once, over four
+    short rows of tokens, and left as it was.
 
     Copies and pickles carry no model: they keep options, layers, what is known of the labels, sums and details, so that
     :meth:`compute` gives what it would have, and :meth:`batch` is refused.
@@ -37,13 +41,14 @@ class NTPSMonitor:
     Args:
         model: a Hugging Face causal LM, sequence classifier or bare decoder, inside PEFT or any other module; a module
             of plain PyTorch that returns ``(N, T, d)`` hidden states; or what
-            :func:`~ntps_lightning.capture.backbone.find_backbone` found.
+            :func:`~ntps_lightning.capture.backbone.find_backbone` found, which is not called.
         layers: indices into what ``output_hidden_states=True`` returns, or ``"all"``: 0 are the embeddings, -1 the
             states after the final norm.
         num_classes: number of classes; by default the largest label seen plus one.
         kept: pooled states that each layer keeps for held-out numbers; 0 keeps none.
         accumulate_device: where the sums are kept, such as ``"cpu"`` to spare a GPU's memory; by default where the
             hidden states are.
+        allow_bidirectional: score a model that looks ahead all the same; it is not called then.
         options: ``k``, ``ridge``, ``center``, ``orthonormal``, ``pooling`` and ``precision``, see
             :class:`~ntps_lightning.ScoreOptions`.
 
@@ -53,6 +58,7 @@ class NTPSMonitor:
         notices: what was said that is said once; several monitors of one run may share it.
 
     Raises:
+        SetupError: (a ``ValueError``) On every rank, if the model looks ahead.
         ValueError: If ``model`` does not hold exactly one supported language model, a layer or an option is out of
             range.
 
@@ -83,6 +89,7 @@ class NTPSMonitor:
         num_classes: int | None = None,
         kept: int = 2048,
         accumulate_device: str | torch.device | None = None,
+        allow_bidirectional: bool = False,
         **options: Unpack[ScoreKeywords],
     ) -> None:
         backbone = model if isinstance(model, Backbone) else find_backbone(model, model)
@@ -97,6 +104,8 @@ class NTPSMonitor:
         self._details: dict[int, NTPSDetails] | None = None
         self._whole_curve = False
         self._measurement = self._new_measurement()
+        if isinstance(model, nn.Module) and not allow_bidirectional:
+            refuse_lookahead(self._backbone, model)
 
     @property
     def num_classes(self) -> int:
@@ -219,10 +228,9 @@ class NTPSMonitor:
         self._whole_curve = False
         self._measurement = self._new_measurement()
 
-    def twin(self, model: nn.Module | Backbone) -> NTPSMonitor:
-        """A monitor of ``model`` with the same options and no batches, which shares what is known of the labels."""
+    def twin(self, backbone: Backbone) -> NTPSMonitor:
+        """A monitor of the same model, with the same options, without batches, that shares what is known of labels."""
         other = copy(self)
-        backbone = model if isinstance(model, Backbone) else find_backbone(model, model)
         other._backbone, other._hidden_size = backbone, backbone.hidden_size
         other.reset()
         return other

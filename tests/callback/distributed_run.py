@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -16,12 +17,15 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from ntps_lightning import NTPSCallback
-from tests.support.models import LoraModule, loader, make_trainer
+from ntps_lightning.capture.backbone import find_backbone
+from ntps_lightning.errors import SetupError
+from tests.support.models import EncoderModule, LoraModule, loader, make_trainer
 
 RANK = int(os.environ.get("LOCAL_RANK", 0))
 
@@ -36,29 +40,36 @@ class CPUFSDPStrategy(FSDPStrategy):
 class FSDP2Module(LoraModule):
     def configure_model(self) -> None:
         mesh = self.device_mesh["data_parallel"]
-        for layer in self.model.base_model.model.model.layers:
+        for layer in find_backbone(self).layers:
             fully_shard(layer, mesh=mesh)
         fully_shard(self.model, mesh=mesh)
 
 
 class TensorParallelModule(LoraModule):
-    def configure_model(self) -> None:
+    def plan(self) -> dict[str, ParallelStyle]:
         columns = ["self_attn.k_proj", "mlp.gate_proj", "mlp.up_proj"]
         columns += [
             f"self_attn.{adapted}.{part}"
             for adapted in ("q_proj", "v_proj")
             for part in ("base_layer", "lora_B.default")
         ]
-        plan = {name: ColwiseParallel() for name in columns}
-        plan |= {name: RowwiseParallel() for name in ("self_attn.o_proj", "mlp.down_proj")}
-        for layer in self.model.base_model.model.model.layers:
-            parallelize_module(layer, self.device_mesh["tensor_parallel"], plan)
+        rows = ("self_attn.o_proj", "mlp.down_proj")
+        return {name: ColwiseParallel() for name in columns} | {name: RowwiseParallel() for name in rows}
+
+    def configure_model(self) -> None:
+        for layer in find_backbone(self).layers:
+            parallelize_module(layer, self.device_mesh["tensor_parallel"], self.plan())
+
+
+class ParallelEncoder(EncoderModule):
+    def plan(self) -> dict[str, ParallelStyle]:
+        return {"intermediate.dense": ColwiseParallel(), "output.dense": RowwiseParallel()}
 
 
 def module_and_strategy(name: str, data: str) -> tuple[type[LoraModule], Any]:
     if name == "fsdp":
         # A full state dict makes PyTorch crash on a CPU.
-        wrap = ModuleWrapPolicy({LlamaDecoderLayer})
+        wrap = ModuleWrapPolicy({LlamaDecoderLayer, BertLayer})
         return LoraModule, CPUFSDPStrategy(auto_wrap_policy=wrap, state_dict_type="sharded")
     return {
         "one": lambda: (LoraModule, "auto"),
@@ -113,7 +124,7 @@ class Stream(IterableDataset):
 def validation_loader(samples: int, data: str) -> DataLoader:
     """``"sampler"`` has Lightning split the samples; ``"uneven"`` leaves three, ``"empty"`` none to the last rank."""
     whole = loader(samples, seed=1, batch_size=8)
-    if data in ("sampler", "nan"):
+    if data in ("sampler", "nan", "encoder"):
         return whole
     if data == "reordered":
         sampler = ByLength(SequentialSampler(whole.dataset), 8, drop_last=False)
@@ -127,9 +138,22 @@ def validation_loader(samples: int, data: str) -> DataLoader:
     return DataLoader(Stream(rows), batch_size=8, collate_fn=whole.collate_fn)
 
 
+class Untried(logging.Handler):
+    """What was said of models that could not be tried."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "could not try" in record.getMessage():
+            self.lines.append(record.getMessage())
+
+
 class Notes(Callback):
     def __init__(self, out: Path) -> None:
-        self.out, self.epochs, self.reductions = out, [], 0
+        self.out, self.epochs, self.reductions, self.untried = out, [], 0, Untried()
+        logging.getLogger("torchmetrics").addHandler(self.untried)
 
     def on_fit_start(self, trainer, pl_module):
         reduce = trainer.strategy.reduce
@@ -147,6 +171,7 @@ class Notes(Callback):
     def on_fit_end(self, trainer, pl_module):
         note = {"epochs": self.epochs, "history": trainer.callbacks[0].history, "stopped": trainer.current_epoch}
         note["reductions"] = self.reductions
+        note["untried"] = self.untried.lines
         note["checkpoint"] = trainer.checkpoint_callback.best_model_path
         (self.out / f"rank{trainer.global_rank}.json").write_text(json.dumps(note))
 
@@ -157,6 +182,7 @@ def main() -> None:
     out, name, samples, data = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
     module, strategy = module_and_strategy(name, data)
     module = ZeroLength if data == "zero" else module
+    module = type("Encoder", (ParallelEncoder, module), {}) if data == "encoder" else module
     monitor = {"monitor": "ntps/score", "mode": "max"}
     trainer = make_trainer(
         out,
@@ -169,13 +195,17 @@ def main() -> None:
         ],
         strategy=strategy,
         devices=1 if name == "one" else 2,
-        use_distributed_sampler=data in ("sampler", "nan", "reordered"),
+        use_distributed_sampler=data in ("sampler", "nan", "reordered", "encoder"),
         enable_checkpointing=True,
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        # Nothing is learned, so that one process and two see the same model.
-        trainer.fit(module(learning_rate=0.0), loader(), validation_loader(samples, data))
+        try:
+            # Nothing is learned, so that one process and two see the same model.
+            trainer.fit(module(learning_rate=0.0), loader(), validation_loader(samples, data))
+        except SetupError as error:
+            (out / f"refused{RANK}.json").write_text(json.dumps({"why": str(error), "step": trainer.global_step}))
+            raise
     said = [str(warning.message) for warning in caught]
     copies = ("cannot be told", "saw the same")
     about_us = [s for s in said if ("ntps" in s and "sync_dist" in s) or any(words in s for words in copies)]

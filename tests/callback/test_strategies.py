@@ -28,6 +28,9 @@ def launch(out: Path, strategy: str, samples: int, data: str = "sampler") -> lis
     return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(1 if strategy == "one" else 2)]
 
 
+REFUSED = "refused at the start on every rank"
+
+
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
     """The note of a single process, run once for each number of samples."""
@@ -64,6 +67,8 @@ def test_two_processes_give_the_score_of_one_on_both_ranks(tmp_path, single, str
     assert ranks[0]["epochs"] == ranks[1]["epochs"], "to the bit"
     assert ranks[0]["history"] == ranks[1]["history"], "to the bit"
     assert json.loads((tmp_path / "warnings0.json").read_text()) == [], "Lightning has no advice on how we log"
+    untried = "LlamaModel looks ahead: FSDP wraps it" if strategy == "fsdp" else ""
+    assert [untried in line for rank in ranks for line in rank["untried"]] == [True] * bool(untried)
     for rank in ranks:
         assert rank["stopped"] == wanted["stopped"] == 2
         # Two looks of EarlyStopping and ModelCheckpoint an epoch: none of our keys is reduced one by one.
@@ -104,6 +109,21 @@ def test_a_batch_sampler_that_reorders_loses_no_sample(tmp_path, single):
 @pytest.mark.parametrize(
     "strategy",
     [
+        pytest.param(name, marks=pytest.mark.compatibility("Strategies", f"{title}, an encoder", REFUSED))
+        for name, title in [("ddp", "DDP"), ("fsdp2", "FSDP2"), ("tensor_parallel", "Tensor parallelism")]
+    ],
+)
+def test_an_encoder_is_refused_on_every_rank(tmp_path, strategy):
+    assert start(tmp_path, strategy, 61, "encoder").returncode != 0
+    first, second = (json.loads((tmp_path / f"refused{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert first["step"] == 0
+    assert "BertModel looks ahead" in first["why"]
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
         pytest.param(name, marks=pytest.mark.compatibility("Strategies", f"{title}, a fault on one rank", note))
         for name, title, note in [
             ("ddp", "DDP", "every rank logs `ntps_info/valid` = 0, none waits"),
@@ -119,9 +139,7 @@ def test_a_fault_on_one_rank_is_one_on_all(tmp_path, strategy):
         assert rank["history"][0]["ntps/score"] == rank["history"][2]["ntps/score"]
 
 
-@pytest.mark.compatibility(
-    "Strategies", "DDP, a loader of length zero on one rank", "refused at the start on every rank"
-)
+@pytest.mark.compatibility("Strategies", "DDP, a loader of length zero on one rank", REFUSED)
 def test_a_rank_that_skips_validation_is_refused(tmp_path):
     run = start(tmp_path, "ddp", 61, "zero")
     assert run.returncode != 0

@@ -11,11 +11,17 @@ from transformers import (
     LlamaForCausalLM,
     LlamaForSequenceClassification,
     LlamaModel,
+    Mamba2Config,
+    Mamba2ForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     OPTConfig,
+    RwkvConfig,
+    RwkvForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
+    ViTConfig,
+    ViTModel,
 )
 
 from ntps_lightning import NextTokenPerceptionScore, capture_representations
@@ -173,6 +179,20 @@ def state_space():
     return MambaForCausalLM(MambaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1))
 
 
+def chunked_state_space():
+    sizes = {"num_heads": 2, "head_dim": 8, "n_groups": 1, "state_size": 4}
+    return Mamba2ForCausalLM(Mamba2Config(vocab_size=9, hidden_size=8, num_hidden_layers=1, **sizes))
+
+
+def recurrent():
+    return RwkvForCausalLM(RwkvConfig(vocab_size=9, hidden_size=8, num_hidden_layers=2))
+
+
+def vision():
+    sizes = {"intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 8, "patch_size": 4}
+    return ViTModel(ViTConfig(hidden_size=8, **sizes))
+
+
 def two_models():
     return nn.ModuleList([LlamaModel(tiny_config()), LlamaModel(tiny_config())])
 
@@ -193,6 +213,9 @@ def unsupported(row, make, message):
         (lambda: nn.Linear(2, 2), "it holds none"),
         unsupported("encoder-decoder models", encoder_decoder, "encoder-decoder"),
         unsupported("state-space models", state_space, "state-space"),
+        (chunked_state_space, "state-space"),
+        (recurrent, "state-space"),
+        unsupported("vision models", vision, "takes no input_ids"),
         unsupported("prompt tuning", prompt_tuned, "prompt and prefix tuning"),
         unsupported("prefix tuning", prefix_tuned, "prompt and prefix tuning"),
         unsupported("several models, none named", two_models, "it holds 2: '0', '1'; name the one to score"),

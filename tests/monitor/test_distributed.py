@@ -6,10 +6,13 @@ import warnings
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing.spawn import spawn
-from transformers import LlamaForSequenceClassification
+from transformers import BertModel, LlamaForSequenceClassification
 
 from ntps_lightning import NTPSMonitor
+from tests.support.architectures import tiny
 from tests.support.models import LAYERS, loader, tiny_config
 
 
@@ -122,3 +125,55 @@ def test_ranks_that_share_most_samples_are_said(tmp_path):
     assert first == second
     assert first["samples"] == 104
     assert "of the samples were seen on more than one rank" in said[0][0]
+
+
+def construct(rank, out, model_of):
+    """What making a monitor of each rank's own model says."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
+    try:
+        NTPSMonitor(model_of(rank))
+        said = ""
+    except ValueError as error:
+        said = str(error)
+    torch.save(said, f"{out}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def encoder_on_the_second(rank):
+    return BertModel(tiny("BertConfig", is_decoder=rank == 0)())
+
+
+def unfit_on_the_second(rank):
+    model = tiny_model()
+    if rank == 1:
+        del model.model.norm  # its call fails
+    return model
+
+
+def call_the_root_later(rank, out):
+    """FSDP 2 takes the module that is called first for its root; a part of the model must not become it."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
+    model = tiny_model()
+    inner = model.model
+    for part in (inner.embed_tokens, *inner.layers, inner.norm, model):
+        fully_shard(part, mesh=init_device_mesh("cpu", (2,)))
+    NTPSMonitor(inner)
+    model(input_ids=torch.ones(1, 3).long())
+    torch.distributed.destroy_process_group()
+
+
+def test_a_part_of_a_sharded_model_is_not_called(tmp_path):
+    spawn(call_the_root_later, args=(str(tmp_path),), nprocs=2)
+
+
+def test_an_encoder_on_one_rank_is_refused_on_all(tmp_path):
+    spawn(construct, args=(str(tmp_path), encoder_on_the_second), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    assert first == second
+    assert "BertModel looks ahead" in first
+
+
+def test_a_call_that_fails_on_one_rank_leaves_no_other_waiting(tmp_path):
+    spawn(construct, args=(str(tmp_path), unfit_on_the_second), nprocs=2)
+    assert [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)] == ["", ""]

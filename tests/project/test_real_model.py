@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples import offline
-from ntps_lightning import NextTokenPerceptionScore, capture_representations
+from ntps_lightning import NextTokenPerceptionScore, NTPSMonitor, capture_representations
 from ntps_lightning.functional import prefix_sums
 from tests.support import oracle
 
@@ -18,6 +20,14 @@ def nearest_tensorfloat32(rows):
     """Float32 numbers with the 10 bits of mantissa that TensorFloat32 products take of them, to the nearest even."""
     bits = rows.contiguous().view(torch.int32)
     return ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_pretrained_decoder_does_not_look_ahead(dtype, caplog):
+    caplog.set_level(logging.INFO, "torchmetrics")
+    NTPSMonitor(AutoModelForCausalLM.from_pretrained(offline.smollm2(), dtype=dtype))
+    assert "could not try" not in caplog.text
 
 
 @pytest.mark.slow

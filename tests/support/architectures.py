@@ -1,4 +1,4 @@
-"""Tiny random configs of the decoder architectures that the tests compare with ``output_hidden_states=True``."""
+"""Tiny random configs: of the decoders that the tests compare with ``output_hidden_states=True``, and of encoders."""
 
 from __future__ import annotations
 
@@ -135,6 +135,7 @@ _ALL = {
     ),
     "Phi": tiny("PhiConfig"),
     "Phi-3": tiny("Phi3Config", original_max_position_embeddings=64),
+    "OpenAI GPT": tiny("OpenAIGPTConfig", GPT),
     "GPT-2": tiny("GPT2Config", GPT),
     "GPT-NeoX": tiny("GPTNeoXConfig"),
     "GPT-Neo": tiny(
@@ -239,8 +240,46 @@ _ALL = {
     ),
 }
 
-# Older versions of transformers lack the newest.
-ARCHITECTURES = {name: config for name, config in _ALL.items() if hasattr(hf, config.args[0])}
+_ENCODERS = {
+    "BERT": tiny("BertConfig"),
+    "RoBERTa": tiny("RobertaConfig"),
+    "RoBERTa, pre-norm": tiny("RobertaPreLayerNormConfig"),
+    "XLM-RoBERTa": tiny("XLMRobertaConfig"),
+    "CamemBERT": tiny("CamembertConfig"),
+    "ELECTRA": tiny("ElectraConfig"),
+    "ERNIE": tiny("ErnieConfig"),
+    "MegatronBERT": tiny("MegatronBertConfig"),
+    "RemBERT": tiny("RemBertConfig"),
+    "BigBird": tiny("BigBirdConfig"),
+    "RoFormer": tiny("RoFormerConfig"),
+    "data2vec (text)": tiny("Data2VecTextConfig"),
+    "DistilBERT": tiny("DistilBertConfig"),
+    "DeBERTa": tiny("DebertaConfig"),
+    "DeBERTa-v2": tiny("DebertaV2Config"),
+    "MPNet": tiny("MPNetConfig"),
+    "MobileBERT": tiny("MobileBertConfig"),
+    "ConvBERT": tiny("ConvBertConfig"),
+    "Longformer": tiny("LongformerConfig"),
+    "Nyströmformer": tiny("NystromformerConfig"),
+    "LayoutLM": tiny("LayoutLMConfig"),
+    "ESM": tiny("EsmConfig"),
+    "ModernBERT": tiny("ModernBertConfig"),
+    "EuroBERT": tiny("EuroBertConfig"),
+    "Nomic BERT": tiny("NomicBertConfig"),
+    "XLNet": tiny("XLNetConfig", {"vocab_size": VOCAB, "d_model": HIDDEN, "n_layer": LAYERS, "n_head": 2}),
+    "Gemma 3 with bidirectional attention": tiny(
+        "Gemma3TextConfig", GROUPED, sliding_window=4, use_bidirectional_attention=True
+    ),
+}
+
+
+def known(configs: dict[str, partial[PretrainedConfig]]) -> dict[str, partial[PretrainedConfig]]:
+    """Older versions of transformers lack the newest."""
+    return {name: config for name, config in configs.items() if hasattr(hf, config.args[0])}
+
+
+ARCHITECTURES = known(_ALL)
+ENCODERS = known(_ENCODERS)
 
 # Its layers work on several streams at once: only the states after the final norm are (N, T, d).
 GEMMA_3N = tiny(

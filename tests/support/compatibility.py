@@ -20,6 +20,7 @@ SECTIONS = {
     "Plain PyTorch": "A module that returns `(N, T, d)` hidden states, with its layers in one `nn.ModuleList`.",
     "Not supported": "One error at the start, which names the reason and the way out.",
     "Labels": "What a batch may hold as its labels.",
+    "Encoders": "Recognised by what they do: states of the first tokens must not depend on later ones.",
     "Passes": "What a `validation_step` may do.",
     "Strategies": "Two processes on CPU (gloo). Every rank logs the same bits, and the score of one process.",
     "Precision": "The score against the float64 definition.",

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 from tests.support import oracle
 
@@ -48,6 +48,15 @@ class LoraModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam((p for p in self.parameters() if p.requires_grad), lr=self.learning_rate)
+
+
+class EncoderModule(LoraModule):
+    """The same with BERT, whose attention looks ahead."""
+
+    def __init__(self, learning_rate: float = 0.02) -> None:
+        super().__init__(learning_rate)
+        sizes = {"hidden_size": HIDDEN, "intermediate_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 2}
+        self.model = BertForSequenceClassification(BertConfig(**sizes | {"vocab_size": VOCAB, "num_labels": CLASSES}))
 
 
 class Recording(LoraModule):
