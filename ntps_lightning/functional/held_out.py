@@ -62,7 +62,9 @@ class HeldOut:
     curves: dict[str, dict[int, float]]
 
 
-def held_out(cov: Covariances, means: tuple[Tensor, Tensor], rows: KeptRows, basis: Tensor, k: int) -> HeldOut:
+def held_out(
+    cov: Covariances, means: tuple[Tensor, Tensor], rows: KeptRows, basis: Tensor, k: int, *, curves: bool = True
+) -> HeldOut:
     """Held-out numbers of kept rows.
 
     Args:
@@ -71,6 +73,7 @@ def held_out(cov: Covariances, means: tuple[Tensor, Tensor], rows: KeptRows, bas
         rows: the kept rows.
         basis: ``(d, j)`` orthonormal basis of the leading autoregressive directions, nested, j >= k.
         k: number of directions.
+        curves: whether to read other numbers of directions too.
 
     """
     reader = _Reader(cov, means, rows)
@@ -80,7 +83,7 @@ def held_out(cov: Covariances, means: tuple[Tensor, Tensor], rows: KeptRows, bas
     estimates = {name: reader.r2(reading) for name, reading in found.items()}
     probe_r2 = estimates["probe_r2"]
     clear = probe_r2.value > _CLEAR * probe_r2.se
-    sizes = [size for size in _log_grid(basis.shape[1]) if size != k]
+    sizes = [size for size in _log_grid(basis.shape[1]) if size != k] if curves else []
     return HeldOut(
         **estimates,
         probe_accuracy=reader.accuracy(whole) if cov.target_gram is None else None,
@@ -99,7 +102,9 @@ def held_out(cov: Covariances, means: tuple[Tensor, Tensor], rows: KeptRows, bas
     )
 
 
-def read_held_out(moments: Moments, cov: Covariances, kept: KeptSamples, basis: Tensor, k: int) -> HeldOut | str:
+def read_held_out(
+    moments: Moments, cov: Covariances, kept: KeptSamples, basis: Tensor, k: int, *, curves: bool = True
+) -> HeldOut | str:
     """Held-out numbers of the kept samples, or why there are none.
 
     Args:
@@ -108,6 +113,7 @@ def read_held_out(moments: Moments, cov: Covariances, kept: KeptSamples, basis: 
         kept: rows of some of them.
         basis: see :func:`held_out`.
         k: see there.
+        curves: see there.
 
     """
     rows, num_conflicts = kept.to(moments.pooled_sum.device).rows(len(moments.target_sum))
@@ -121,7 +127,7 @@ def read_held_out(moments: Moments, cov: Covariances, kept: KeptSamples, basis: 
         return f"one group has {largest:.0f} of the {rows.weights.sum():.0f} samples that were kept, more than half"
     n = moments.num_samples
     means = (moments.pooled_sum / n, moments.target_sum / n)
-    return replace(held_out(cov, means, rows, basis, k), num_conflicts=num_conflicts)
+    return replace(held_out(cov, means, rows, basis, k, curves=curves), num_conflicts=num_conflicts)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ class Estimate:
 
     Args:
         value: of all kept rows.
-        own: ``(G,)`` by how much it changes without the group's terms.
-        fit: ``(G,)`` by how much it changes where the group is in no other row's fit.
+        own: ``(L,)`` by how much it changes without the terms of each of the first L groups.
+        fit: ``(L,)`` by how much it changes where the group is in no other row's fit.
+        num_groups: kept groups G, of which these L stand for all.
         unseen: groups of samples that were not kept, but are in the fits.
 
     """
@@ -38,23 +39,25 @@ class Estimate:
     value: float
     own: Tensor
     fit: Tensor
+    num_groups: int
     unseen: float
 
     @property
     def se(self) -> float:
         """Standard error: of the kept groups both parts, of all others the mean of the second."""
         own, fit = self.own - self.own.mean(), self.fit - self.fit.mean()
-        return math.sqrt(float((own + fit).square().sum() + self.unseen * fit.square().mean()))
+        return math.sqrt(float(self.num_groups * (own + fit).square().mean() + self.unseen * fit.square().mean()))
 
     def minus(self, other: Estimate) -> Estimate:
         """The difference to another measurement of the same rows, whose errors are shared."""
-        return Estimate(self.value - other.value, self.own - other.own, self.fit - other.fit, self.unseen)
+        own, fit = self.own - other.own, self.fit - other.fit
+        return Estimate(self.value - other.value, own, fit, self.num_groups, self.unseen)
 
     def over(self, other: Estimate) -> Estimate:
         """The ratio to another statistic of the same rows, to first order."""
         ratio = self.value / other.value
         own, fit = ((a - ratio * b) / other.value for a, b in ((self.own, other.own), (self.fit, other.fit)))
-        return Estimate(ratio, own, fit, self.unseen)
+        return Estimate(ratio, own, fit, self.num_groups, self.unseen)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Losses:
 
     Args:
         own: ``(G,)`` of the rows of each group, in the fit without it.
-        others: ``(G,)`` of the rows of all other groups, in fits without this group and their own.
+        others: ``(L,)`` of the rows of all groups but each of the first L, in fits without this group and their own.
 
     """
 
@@ -115,7 +118,7 @@ def classification_errors(fit: Fit, rows: KeptRows, blocks: Blocks, counted: Ten
         others = _group_pairs(fit, rows, counted, of_a_group)
     weights = rows.weights * counted[rows.groups]
     shift = _by_group((smooth(margins) - (margins < 0).double()) * weights, rows)
-    return Losses(_by_group((margins < 0).double() * weights, rows), others - (shift.sum() - shift))
+    return Losses(_by_group((margins < 0).double() * weights, rows), others - (shift.sum() - shift[: rows.num_left]))
 
 
 def _between(residuals: Tensor, truth: Tensor, rival: Tensor) -> Tensor:
@@ -133,14 +136,15 @@ def r2_estimate(errors: Losses, variances: Losses, unseen: float) -> Estimate:
 def accuracy_estimate(errors: Losses, rows: KeptRows, unseen: float) -> Estimate:
     """1 - errors / rows."""
     counts = _by_group(rows.weights, rows)
-    return _ratio(errors, Losses(counts, counts.sum() - counts), unseen, lambda a, b: 1 - a / b)
+    return _ratio(errors, Losses(counts, counts.sum() - counts[: rows.num_left]), unseen, lambda a, b: 1 - a / b)
 
 
 def _ratio(top: Losses, bottom: Losses, unseen: float, statistic: Callable[[Tensor, Tensor], Tensor]) -> Estimate:
     value = statistic(top.total, bottom.total)
-    own = statistic(top.total - top.own, bottom.total - bottom.own) - value
-    fit = statistic(top.others + top.own, bottom.others + bottom.own) - value
-    return Estimate(float(value), own, fit, unseen)
+    above, below = top.own[: len(top.others)], bottom.own[: len(bottom.others)]
+    own = statistic(top.total - above, bottom.total - below) - value
+    fit = statistic(top.others + above, bottom.others + below) - value
+    return Estimate(float(value), own, fit, len(top.own), unseen)
 
 
 def _by_group(values: Tensor, rows: KeptRows) -> Tensor:
@@ -149,61 +153,66 @@ def _by_group(values: Tensor, rows: KeptRows) -> Tensor:
 
 @dataclass(frozen=True)
 class _Single:
-    """Some rows i against all rows j, each a group of its own.
+    """Some rows i against some rows j, each a group of its own.
 
     Args:
-        fit: of all samples.
-        index: ``(a,)`` the rows i.
-        free: ``(m,)`` 1 - w h of each row.
-        hat: ``(a, m)`` w_j h_ij.
-        denominator: ``(a, m)``.
+        residuals: of all rows.
+        own: ``(a,)`` the rows i.
+        left: ``(b,)`` the rows j.
+        free: ``(b,)`` 1 - w h of each j.
+        hat: ``(a, b)`` w_j h_ij.
+        denominator: ``(a, b)``.
 
     """
 
-    fit: Fit
-    index: Tensor
+    residuals: Tensor
+    own: Tensor
+    left: Tensor
     free: Tensor
     hat: Tensor
     denominator: Tensor
 
     def between(self, truth: Tensor, rival: Tensor) -> Tensor:
-        """``(a, m)`` residual of the true class of i minus that of its rival, without i and j."""
-        r, i = self.fit.residuals, self.index
-        own = (r[i, truth[i]] - r[i, rival[i]])[:, None]
-        other = (r[:, truth[i]] - r[:, rival[i]]).T
-        return (self.free * own + self.hat * other) / self.denominator
+        """``(a, b)`` residual of the true class of i minus that of its rival, without i and j."""
+        true, best = truth[self.own], rival[self.own]
+        own, left = self.residuals[self.own], self.residuals[self.left]
+        other = (left[:, true] - left[:, best]).T
+        return (self.free * _between(own, true, best)[:, None] + self.hat * other) / self.denominator
 
     def squares(self) -> Tensor:
-        """``(a, m)`` squares of these, summed over outputs, without making them."""
-        r, i = self.fit.residuals, self.index
-        squares = r.square().sum(1)
-        cross = 2 * self.free * self.hat * (r[i] @ r.T)
-        total = self.free.square() * squares[i, None] + cross + self.hat.square() * squares
+        """``(a, b)`` squares of residuals of i without i and j, summed over outputs."""
+        own, left = self.residuals[self.own], self.residuals[self.left]
+        cross = 2 * self.free * self.hat * (own @ left.T)
+        total = self.free.square() * own.square().sum(1)[:, None] + cross + self.hat.square() * left.square().sum(1)
         return total / self.denominator.square()
 
 
 def _single_pairs(fit: Fit, rows: KeptRows, counted: Tensor, loss: Callable[[_Single], Tensor]) -> Tensor:
     weights = rows.weights
     free = 1 - weights * fit.leverage()
-    total = torch.zeros_like(free)
+    left = (rows.groups < rows.num_left).nonzero()[:, 0]
+    total = torch.zeros_like(free[left])
     chosen = counted[rows.groups].nonzero()[:, 0]
-    for index in torch.split(chosen, max(1, _CHUNK // (len(free) * fit.residuals.shape[1]))):
-        hat = fit.hat(fit.features[index], fit.features)
-        denominator = free[index, None] * free - weights[index, None] * weights * hat.square()
-        losses = weights[index, None] * loss(_Single(fit, index, free, hat * weights, denominator))
-        losses[torch.arange(len(index), device=index.device), index] = 0
-        total += losses.sum(0)
-    return _by_group(total, rows)
+    for own in torch.split(chosen, max(1, _CHUNK // (len(left) * fit.residuals.shape[1]))):
+        hat = fit.hat(fit.features[own], fit.features[left])
+        denominator = free[own, None] * free[left] - weights[own, None] * weights[left] * hat.square()
+        losses = weights[own, None] * loss(
+            _Single(fit.residuals, own, left, free[left], hat * weights[left], denominator)
+        )
+        total += torch.where(own[:, None] == left, 0, losses).sum(0)
+    return torch.zeros_like(total).index_copy_(0, rows.groups[left], total)
 
 
 def _group_pairs(fit: Fit, rows: KeptRows, counted: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Groups are taken by size, so that a large one does not pad all others."""
-    total = fit.residuals.new_zeros(rows.num_groups)
+    total = fit.residuals.new_zeros(rows.num_left)
     buckets = _buckets(rows.groups)
     for own in buckets:
         own = own[counted[own]]
         for left in buckets if len(own) else ():
-            total[left] += _bucket_pairs(fit, rows, own, left, loss)
+            left = left[left < rows.num_left]
+            if len(left):
+                total[left] += _bucket_pairs(fit, rows, own, left, loss)
     return total
 
 

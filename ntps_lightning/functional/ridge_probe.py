@@ -77,9 +77,20 @@ class RidgeProbe:
 
     def at(self, ridge: float) -> Fit:
         """The probe with a ridge relative to the mean eigenvalue."""
-        damped = self.eigenvalues + ridge * float(self.eigenvalues.mean())
-        residuals = self.targets - self.rows @ (self.cross / damped[:, None])
-        return Fit(self.num_samples, residuals, self.rows / (damped * self.num_samples).sqrt())
+        features = self.rows / (self._damped(ridge) * self.num_samples).sqrt()
+        return Fit(self.num_samples, self.residuals(ridge), features)
+
+    def residuals(self, ridge: float) -> Tensor:
+        """``(m, C)`` of the kept rows."""
+        return self.targets - self.rows @ (self.cross / self._damped(ridge)[:, None])
+
+    def leverages(self, ridges: list[float]) -> Tensor:
+        """``(m, len(ridges))`` diagonals of the hat matrix."""
+        inverses = torch.stack([1 / self._damped(ridge) for ridge in ridges], 1)
+        return self.rows.square() @ inverses / self.num_samples + 1 / self.num_samples
+
+    def _damped(self, ridge: float) -> Tensor:
+        return self.eigenvalues + ridge * float(self.eigenvalues.mean())
 
 
 def mean_fit(num_samples: int, targets: Tensor) -> Fit:
@@ -98,8 +109,13 @@ def cross_fitted_ridges(
     """
     first = rows.halves[rows.groups]
     errors = []
-    for ridge in grid:
-        squares = probe.at(ridge).without_own(blocks, rows.weights).square().sum(1) * rows.weights
+    leverages = probe.leverages(grid) if blocks.single else None
+    for i, ridge in enumerate(grid):
+        if leverages is None:
+            residuals = probe.at(ridge).without_own(blocks, rows.weights)
+        else:
+            residuals = probe.residuals(ridge) / (1 - rows.weights * leverages[:, i])[:, None]
+        squares = residuals.square().sum(1) * rows.weights
         errors.append(torch.stack([squares[first].sum(), squares[~first].sum()]))
     best_first, best_second = torch.stack(errors).argmin(0).tolist()
     at_edge = bool({best_first, best_second} & {0, len(grid) - 1})

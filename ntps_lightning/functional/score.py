@@ -132,7 +132,7 @@ def score_details(
     extremes = extreme_eigenvalues(regularised, whitener, at_least=penalty)
     probe_mse, probe_r2 = probe_mse_r2(cov, whitener, penalty)
     centred = cov if chosen.center else covariances(moments, center=True)
-    found = "no rows were kept" if kept is None else read_held_out(moments, centred, kept, basis, k)
+    found = "no rows were kept" if kept is None else read_held_out(moments, centred, kept, basis, k, curves=whole_curve)
     return NTPSDetails(
         score=score,
         captured=captured,

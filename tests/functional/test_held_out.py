@@ -209,10 +209,10 @@ def test_the_error_of_r2_is_that_of_leaving_out_twice(rng):
 
 def test_differences_and_ratios_share_their_errors():
     own, fit = torch.randn(2, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    first = Estimate(0.4, own, fit, 20.0)
+    first = Estimate(0.4, own, fit, 50, 20.0)
     assert first.minus(first).se == 0
-    assert first.minus(Estimate(0.1, own * 0, fit * 0, 20.0)).se == pytest.approx(first.se)
-    assert first.over(Estimate(0.8, 2 * own, 2 * fit, 20.0)).se == pytest.approx(0, abs=1e-12)
+    assert first.minus(Estimate(0.1, own * 0, fit * 0, 50, 20.0)).se == pytest.approx(first.se)
+    assert first.over(Estimate(0.8, 2 * own, 2 * fit, 50, 20.0)).se == pytest.approx(0, abs=1e-12)
     assert first.over(first).value == 1
 
 
