@@ -48,6 +48,7 @@ class MemoryEstimate:
         hidden_size: d.
         num_outputs: C, or 0 where it is not known yet, so that what classes add is not counted.
         device: where the sums are kept.
+        measurements: how many are under way at once: two in a validation that a baseline is measured in as well.
 
     """
 
@@ -55,12 +56,15 @@ class MemoryEstimate:
     hidden_size: int
     num_outputs: int
     device: torch.device
+    measurements: int = 1
 
     def __str__(self) -> str:
-        states = state_bytes(self.num_layers, self.hidden_size, self.num_outputs)
+        states = self._states()
         each = f"(3 d² + d C + C² + ...) x {_BYTES} bytes at d = {self.hidden_size}, C = {self.num_outputs or '?'}"
+        times = f"{self.measurements} measurements x " if self.measurements > 1 else ""
+        layers = f"{times}{self.num_layers} layers"
         scratch = _size(scratch_bytes(self.hidden_size))
-        return f"{_size(states)} on {self.device}: {self.num_layers} layers x {each}, and {scratch} of scratch memory"
+        return f"{_size(states)} on {self.device}: {layers} x {each}, and {scratch} of scratch memory"
 
     def check(self) -> None:
         """Refuse, before it is taken, what the device does not have.
@@ -69,7 +73,7 @@ class MemoryEstimate:
             SetupError: If the device does not have it; the message says how many layers fit.
 
         """
-        states = state_bytes(self.num_layers, self.hidden_size, self.num_outputs)
+        states = self._states()
         scratch = scratch_bytes(self.hidden_size)
         free = available_bytes(self.device)
         if free is None or states + scratch <= free:
@@ -77,7 +81,37 @@ class MemoryEstimate:
         fit = max(0, free - scratch) * self.num_layers // states
         way_out = f"name at most {fit} layers with `layers=`" if fit else "not even one layer fits"
         way_out += ", or keep the sums elsewhere with `accumulate_device=`"
+        way_out += ", or spare the second measurement with `baseline=False`" if self.measurements > 1 else ""
         raise SetupError(f"NTPS needs {self}, and only {_size(free)} are free; {way_out}")
+
+    def _states(self) -> int:
+        return self.measurements * state_bytes(self.num_layers, self.hidden_size, self.num_outputs)
+
+
+@dataclass(frozen=True)
+class CopyEstimate:
+    """What a copy of weights takes on the host.
+
+    Args:
+        count: its bytes.
+
+    """
+
+    count: int
+
+    def __str__(self) -> str:
+        return f"{_size(self.count)} on the host for a copy of the weights that train until the first validation"
+
+    def check(self) -> None:
+        """Refuse, before it is taken, what the host does not have.
+
+        Raises:
+            SetupError: If the host does not have it.
+
+        """
+        free = available_bytes(torch.device("cpu"))
+        if free is not None and self.count > free:
+            raise SetupError(f"NTPS needs {self}, and only {_size(free)} are free; `baseline=False` spares it")
 
 
 def _size(count: int) -> str:
