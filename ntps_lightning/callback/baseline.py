@@ -16,8 +16,8 @@ from ntps_lightning.capture.call import Call, versions
 from ntps_lightning.distributed import gather
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.monitor import NTPSMonitor
-from ntps_lightning.monitor.replay import Replay
-from ntps_lightning.monitor.shards import holds_flat_weights
+from ntps_lightning.monitor.replay import ELSEWHERE, Replay
+from ntps_lightning.monitor.shards import why_not_exchanged
 
 _WAY_OUT = "`trainer.validate(module)` before `trainer.fit(module)` gives one"
 
@@ -98,7 +98,8 @@ class ReplayedEpoch:
         if self.refusal:
             return
         shown, self._shown = self._shown, {}
-        reason = "labels or mask were changed in place" if versions(shown) != self._versions else self._guard.fault
+        changed = versions(shown) != self._versions
+        reason = "labels, mask or ids of a batch were changed in place" if changed else self._guard.fault
         batch = None
         if shown and not reason:
             with self._guard.measuring(self._trainer, self._monitor):
@@ -110,7 +111,8 @@ class ReplayedEpoch:
         """The details of every layer; nothing if any rank has failed or refused. Every rank comes here."""
         faults, refusals = zip(*gather((self._guard.fault, self.refusal)), strict=True)
         if any(faults) or any(refusals):
-            self.refusal = "" if any(faults) else next(filter(None, refusals))
+            known = [reason for reason in refusals if reason not in ("", ELSEWHERE)]
+            self.refusal = "" if any(faults) else (known or [ELSEWHERE])[0]
             return {}
         with self._guard.measuring(self._trainer):
             return self._monitor.compute(whole_curve=whole_curve)
@@ -122,10 +124,9 @@ def why_no_replay(trainer: Any, pl_module: nn.Module) -> str:
     model = trainer.strategy.model
     while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
         model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod
-    if model is not pl_module or holds_flat_weights(pl_module):
-        name = type(model if model is not pl_module else trainer.strategy).__name__
-        return f"with {name} the weights cannot be exchanged for those from then"
-    return ""
+    if model is not pl_module:
+        return f"{type(model).__name__} does not let weights be exchanged"
+    return why_not_exchanged(pl_module)
 
 
 @contextmanager

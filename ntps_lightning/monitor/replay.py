@@ -16,6 +16,8 @@ from ntps_lightning.monitor.own_pass import Within, own_pass
 from ntps_lightning.monitor.shards import resharded
 from ntps_lightning.monitor.weights import Weights
 
+ELSEWHERE = "a call could not be made again on another rank"
+
 
 class Replay:
     """Makes calls again with the weights and the state that the model has now, when this is made.
@@ -29,7 +31,7 @@ class Replay:
         within: makes the context that the loop runs its model in.
 
     Raises:
-        SetupError: If the weights are not to be told apart, as with the first FSDP.
+        SetupError: If the weights cannot be exchanged, as with the first FSDP.
 
     """
 
@@ -96,5 +98,5 @@ class Replay:
     def _agreed(self, reason: str) -> str:
         for group in self._weights.groups:
             if max_over_ranks([bool(reason)], group)[0]:
-                reason = reason or "it could not be made on another rank"
+                reason = reason or ELSEWHERE
         return reason

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -30,22 +30,35 @@ def groups_of(tensors: list[Tensor]) -> list[Any]:
     return list(groups.values())
 
 
-def holds_flat_weights(root: nn.Module) -> bool:
-    """Whether it has modules of the first FSDP, which keep shards of flattened weights that cannot be told apart."""
+def why_not_exchanged(root: nn.Module) -> str:
+    """Why the weights below ``root`` cannot be exchanged for others for a while; empty where they can."""
     if not dist.is_available():
-        return False
+        return ""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    return any(isinstance(module, FullyShardedDataParallel) for module in root.modules())
+    if any(isinstance(module, FullyShardedDataParallel) for module in root.modules()):
+        return "FullyShardedDataParallel keeps the weights flattened over the ranks (FSDP 2 does not)"
+    if any(not hasattr(unit, "reset_iter_state") for unit in _units(root)):
+        return f"FSDP 2 of PyTorch {torch.__version__} does not recover from a forward pass that fails"
+    return ""
 
 
 @contextmanager
 def resharded(root: nn.Module) -> Iterator[None]:
-    """Every weight as a shard; those that FSDP 2 had gathered are gathered again after it, by every rank."""
+    """Every weight as a shard; those that FSDP 2 had gathered are gathered again after it, by every rank.
+
+    Not where something was raised, which may be so on one rank alone: the next forward pass gathers them.
+    """
     units = _units(root)
     gathered = [unit for unit in units if _reshard(unit)]
     try:
         yield
+    except BaseException:
+        gathered = []
+        for unit in units:
+            with suppress(RuntimeError):  # it is the outermost unit's to reset all
+                unit.reset_iter_state()
+        raise
     finally:
         for unit in units:
             unit.reshard()

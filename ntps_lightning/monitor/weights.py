@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ntps_lightning.capture.call import versions
 from ntps_lightning.errors import SetupError
 from ntps_lightning.memory import CopyEstimate
-from ntps_lightning.monitor.shards import gather_around, groups_of, holds_flat_weights, is_sharded, local, resharded
+from ntps_lightning.monitor.shards import gather_around, groups_of, is_sharded, local, resharded, why_not_exchanged
 
 
 def copy_estimate(model: nn.Module) -> CopyEstimate:
@@ -32,15 +32,16 @@ class Weights:
         groups: the process groups that share the parameters, whose ranks must do everything together.
 
     Raises:
-        SetupError: If ``root`` holds modules of the first FSDP.
+        SetupError: If the weights cannot be exchanged, as with the first FSDP.
 
     """
 
     def __init__(self, model: nn.Module, root: nn.Module) -> None:
         self._model = model
         self._root = root
-        if holds_flat_weights(root):
-            raise SetupError("FullyShardedDataParallel keeps its weights flattened over the ranks (FSDP 2 does not)")
+        reason = why_not_exchanged(root)
+        if reason:
+            raise SetupError(reason)
         with resharded(root):
             self._all: dict[str, Any] = dict(model.named_parameters())
         self.groups = groups_of(list(self._all.values()))
