@@ -53,12 +53,12 @@ def gather_tensor(tensor: Tensor, group: Any = None) -> Tensor:
     return torch.stack(parts).to(tensor.device)
 
 
-def max_over_ranks(values: Sequence[int]) -> list[int]:
-    """The largest of each of ``values`` over the ranks, in one collective; every rank must call it with as many."""
+def max_over_ranks(values: Sequence[int], group: Any = None) -> list[int]:
+    """The largest of each of ``values`` over the ranks of ``group``, by default all; each calls it with as many."""
     if rank_and_world_size()[1] == 1:
         return list(values)
     largest = torch.tensor(values)
-    _reduce_(largest, dist.ReduceOp.MAX)
+    _reduce_(largest, dist.ReduceOp.MAX, group=group)
     return [int(value) for value in largest.tolist()]
 
 

@@ -44,6 +44,7 @@ class MemoryEstimate:
         classes: whether C counts classes, and not targets.
         kept: pooled states that each layer keeps.
         processes: how many keep such sums in the same memory; of a host by default those that the launcher names.
+        measurements: how many are under way at once: two in a validation that a baseline is measured in as well.
 
     """
 
@@ -54,6 +55,7 @@ class MemoryEstimate:
     classes: bool = True
     kept: int = 0
     processes: int | None = None
+    measurements: int = 1
 
     def __str__(self) -> str:
         free = self._free()
@@ -72,14 +74,17 @@ class MemoryEstimate:
         fit = max(0, free - scratch) * self.num_layers // states
         way_out = f"name at most {fit} layers with `layers=`" if fit else "not even one layer fits"
         way_out += ", or keep the sums elsewhere with `accumulate_device=`"
+        way_out += ", or spare the second measurement with `baseline=False`" if self.measurements > 1 else ""
         raise SetupError(f"NTPS needs {self._need()}, and only {self._room(free)} are free; {way_out}")
 
     def _need(self) -> str:
         square = "" if self.classes else " + C²"
         each = f"(3 d² + d C{square} + ...) x {_BYTES} bytes at d = {self.hidden_size}, C = {self.num_outputs or '?'}"
         each += f" and {self.kept} kept states" if self.kept else ""
+        layers = f"{self.measurements} measurements x " if self.measurements > 1 else ""
+        layers += f"{self.num_layers} layers"
         states, scratch = _size(self._states()), _size(scratch_bytes(self.hidden_size))
-        return f"{states} on {self.device}: {self.num_layers} layers x {each}, and {scratch} of scratch memory"
+        return f"{states} on {self.device}: {layers} x {each}, and {scratch} of scratch memory"
 
     def _room(self, free: int) -> str:
         sharing = self._sharing()
@@ -94,7 +99,34 @@ class MemoryEstimate:
         return None if free is None else free // self._sharing()
 
     def _states(self) -> int:
-        return state_bytes(self.num_layers, self.hidden_size, self.num_outputs, classes=self.classes, kept=self.kept)
+        each = state_bytes(self.num_layers, self.hidden_size, self.num_outputs, classes=self.classes, kept=self.kept)
+        return self.measurements * each
+
+
+@dataclass(frozen=True)
+class CopyEstimate:
+    """What a copy of weights takes on the host.
+
+    Args:
+        count: its bytes.
+
+    """
+
+    count: int
+
+    def __str__(self) -> str:
+        return f"{_size(self.count)} on the host for a copy of the weights that train until the first validation"
+
+    def check(self) -> None:
+        """Refuse, before it is taken, what the host does not have.
+
+        Raises:
+            SetupError: If the host does not have it.
+
+        """
+        free = available_bytes(torch.device("cpu"))
+        if free is not None and self.count > free:
+            raise SetupError(f"NTPS needs {self}, and only {_size(free)} are free; `baseline=False` spares it")
 
 
 def _size(count: int) -> str:

@@ -1,49 +1,53 @@
-"""The score from before the first step: Lightning's sanity check, run once over the whole validation set."""
+"""What a model scored before it was trained: the first validation's calls, made again with the weights from then."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields
 from typing import Any
 
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torchmetrics.utilities import rank_zero_warn
 
+from ntps_lightning.callback.guard import Guard
+from ntps_lightning.capture.call import Call, versions
+from ntps_lightning.distributed import gather
 from ntps_lightning.functional.details import NTPSDetails
+from ntps_lightning.monitor import NTPSMonitor
+from ntps_lightning.monitor.replay import ELSEWHERE, Replay
+from ntps_lightning.monitor.shards import why_not_exchanged
+
+_WAY_OUT = "`trainer.validate(module)` before `trainer.fit(module)` gives one"
 
 
 class Baseline:
-    """What a model scored before it was trained.
+    """What a model scored before its first step.
 
     Attributes:
         details: of each layer; empty while nothing was measured.
-        in_sanity_check: whether the sanity check under way, or about to be, is a measurement.
+        why_none: why nothing will be; empty where it may.
 
     """
 
     def __init__(self) -> None:
         self.details: dict[int, NTPSDetails] = {}
-        self.in_sanity_check = False
-        self._user_sanity_steps: int | float | None = None
+        self.why_none = ""
 
     @property
     def score(self) -> float | None:
         """Of the highest layer; ``None`` while nothing was measured."""
         return self.details[max(self.details)].score if self.details else None
 
-    def extend_sanity_check(self, trainer: Any) -> None:
-        """Let the sanity check that follows run over the whole validation set."""
-        self.in_sanity_check = True
-        if trainer.num_sanity_val_steps != math.inf:
-            self._user_sanity_steps = trainer.num_sanity_val_steps
-            trainer.num_sanity_val_steps = math.inf
-
-    def end_sanity_check(self, trainer: Any) -> None:
-        """Leave those that follow as they were."""
-        self.in_sanity_check = False
-        if self._user_sanity_steps is not None:
-            trainer.num_sanity_val_steps = self._user_sanity_steps
-            self._user_sanity_steps = None
+    def give_up(self, prefix: str, reason: str) -> None:
+        """Say, once, that there will be none."""
+        if not self.why_none:
+            rank_zero_warn(
+                f"`{prefix}/gain` counts from the first validation: there is no score from before the first step,"
+                f" because {reason}; {_WAY_OUT}"
+            )
+        self.why_none = reason
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
         """The details as plain dictionaries."""
@@ -59,3 +63,79 @@ class Baseline:
             layer: NTPSDetails(**{name: value for name, value in each.items() if name in known})
             for layer, each in state.items()
         }
+
+
+class ReplayedEpoch:
+    """Measures, beside a validation epoch, what its batches would have scored before the first step.
+
+    Args:
+        trainer: the Lightning trainer.
+        guard: keeps what goes wrong from the run, and from the score of the epoch itself.
+        monitor: listens to the calls that are made again.
+        replay: makes them.
+
+    Attributes:
+        refusal: why a call was not made again, and no other will be; empty while all were.
+
+    """
+
+    def __init__(self, trainer: Any, guard: Guard, monitor: NTPSMonitor, replay: Replay) -> None:
+        self.refusal = ""
+        self._trainer = trainer
+        self._guard = guard
+        self._monitor = monitor
+        self._replay = replay
+        self._shown: dict[str, Any] = {}
+        self._versions: list[int] = []
+
+    def expect(self, shown: dict[str, Any]) -> None:
+        """What :meth:`NTPSMonitor.batch` is shown of the batch that comes; nothing where it cannot be."""
+        self._shown = shown
+        self._versions = versions(shown)
+
+    def repeat(self, call: Call | None) -> None:
+        """Make the call of that batch again. Ranks that share a model come here together, whatever happened to them."""
+        if self.refusal:
+            return
+        shown, self._shown = self._shown, {}
+        changed = versions(shown) != self._versions
+        reason = "labels, mask or ids of a batch were changed in place" if changed else self._guard.fault
+        batch = None
+        if shown and not reason:
+            with self._guard.measuring(self._trainer, self._monitor):
+                batch = self._monitor.batch(**shown)
+        with self._guard.measuring(self._trainer, self._monitor):
+            self.refusal = self._replay.repeat(call if batch else None, batch or nullcontext(), reason)
+
+    def finish(self, *, whole_curve: bool) -> dict[int, NTPSDetails]:
+        """The details of every layer; nothing if any rank has failed or refused. Every rank comes here."""
+        faults, refusals = zip(*gather((self._guard.fault, self.refusal)), strict=True)
+        if any(faults) or any(refusals):
+            known = [reason for reason in refusals if reason not in ("", ELSEWHERE)]
+            self.refusal = "" if any(faults) else (known or [ELSEWHERE])[0]
+            return {}
+        with self._guard.measuring(self._trainer):
+            return self._monitor.compute(whole_curve=whole_curve)
+        return {}
+
+
+def why_no_replay(trainer: Any, pl_module: nn.Module) -> str:
+    """Why the strategy does not let a model have other weights for a while; empty where it does."""
+    model = trainer.strategy.model
+    while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod
+    if model is not pl_module:
+        return f"{type(model).__name__} does not let weights be exchanged"
+    return why_not_exchanged(pl_module)
+
+
+@contextmanager
+def as_sanity_check(trainer: Any) -> Iterator[None]:
+    """A pass of our own is none of the validation's: as the precision has it, and as in a sanity check."""
+    stage = trainer.state.stage
+    trainer.sanity_checking = True
+    try:
+        with trainer.precision_plugin.val_step_context():
+            yield
+    finally:
+        trainer.state.stage = stage

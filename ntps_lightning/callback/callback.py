@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from torchmetrics.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import Unpack, override
 
+from ntps_lightning.callback.baseline import as_sanity_check, why_no_replay
 from ntps_lightning.callback.batch import BatchItem, describe
 from ntps_lightning.callback.guard import Guard, OnError
 from ntps_lightning.callback.logged import (
@@ -33,6 +34,8 @@ from ntps_lightning.distributed import from_first_rank
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
 from ntps_lightning.monitor import NTPSMonitor
+from ntps_lightning.monitor.replay import Replay
+from ntps_lightning.monitor.weights import copy_estimate
 
 
 class NTPSCallback(Callback):
@@ -62,8 +65,10 @@ class NTPSCallback(Callback):
             whose label is not -100, or ``"prompt"``, tokens whose label is.
         model: the language model, or its name in the module, where it cannot be found; it may be a module of plain
             PyTorch that returns ``(N, T, d)`` hidden states.
-        baseline: score the model before its first step, by letting the sanity check run over the whole validation
-            set, whatever ``num_sanity_val_steps`` says (``trainer.validate`` before ``trainer.fit`` serves as well).
+        baseline: score the model before its first step: in the first validation the calls that the module makes of
+            the language model are made again with a copy of the weights that train, on the host, from before that step.
+            What cannot be measured so, such as FSDP and weights that are unfrozen before that validation, is said;
+            ``trainer.validate`` before ``trainer.fit`` always serves.
         every_n_epochs: measure at every n-th epoch; in between, monitors see the last values, at no cost of patience.
         dataloader_idx: which of several validation dataloaders to measure on.
         prefix: what the keys start with.
@@ -133,6 +138,7 @@ class NTPSCallback(Callback):
         self._tried: nn.Module | None = None
         self._epoch: ValidationEpoch | None = None
         self._monitor: NTPSMonitor | None = None
+        self._replay: Replay | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -175,9 +181,6 @@ class NTPSCallback(Callback):
             rank_zero_warn(f"NTPSCallback measures `{self.prefix}` on validation epochs, and this run has none.")
             return
         self._check_memory(trainer, monitor)
-        untrained = not self.history and trainer.global_step == 0
-        if self.baseline and untrained and not (trainer.fast_dev_run or trainer.barebones):  # type: ignore[attr-defined]
-            self._records.baseline.extend_sanity_check(trainer)
 
     @override
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -186,22 +189,29 @@ class NTPSCallback(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._monitored.check_schedulers(trainer.lr_scheduler_configs, self._keys)
-        measured = self._records.baseline.in_sanity_check and bool(self.history)
-        self._records.baseline.end_sanity_check(trainer)
         refuse_empty_loaders(trainer)
-        if measured:
-            # Lightning drops what is logged in the sanity check: the loggers get it here, as the point at step 0.
-            for logger in trainer.loggers:
-                with self._guard.logging(trainer, "a logger refused the baseline"):
-                    logger.log_metrics(self._records.latest, step=trainer.global_step)
-            self._log_pictures(trainer)
+        if self._wants_baseline(trainer):
+            reason = why_no_replay(trainer, pl_module)
+            if reason:
+                self._records.baseline.give_up(self.prefix, reason)
+            else:
+                self._check_replay_memory(trainer, pl_module)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Not sooner: what starts a run may still change weights.
+        if self._replay is None and self._wants_baseline(trainer):
+            backbone = find_backbone(pl_module, self.model)
+            self._replay = Replay(backbone, pl_module, lambda: as_sanity_check(trainer))
 
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
         due = not self.history or (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if due or trainer.sanity_checking or trainer.state.fn == "validate":
-            self._epoch = ValidationEpoch(trainer, self._guard, lambda: self._new_monitor(trainer, pl_module))
+            replay = None if trainer.sanity_checking else self._replay
+            new_monitor = lambda: self._new_monitor(trainer, pl_module)  # noqa: E731
+            self._epoch = ValidationEpoch(trainer, self._guard, new_monitor, replay)
 
     @override
     def on_validation_batch_start(
@@ -227,7 +237,7 @@ class NTPSCallback(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._epoch is None:
             self._monitored.hold(trainer, self._keys, self._records.last_valid)
-        elif trainer.sanity_checking and not self._records.baseline.in_sanity_check:
+        elif trainer.sanity_checking:
             self._epoch.check_seen()
         else:
             self._measure(trainer, pl_module, self._epoch)
@@ -240,12 +250,12 @@ class NTPSCallback(Callback):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()
-        self._records.baseline.end_sanity_check(trainer)
+        self._replay = None
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._stop()
-        self._records.baseline.end_sanity_check(trainer)
+        self._replay = None
 
     def _new_records(self) -> Records:
         layers = self.layers if isinstance(self.layers, (int, str)) else list(self.layers)
@@ -279,27 +289,59 @@ class NTPSCallback(Callback):
             refuse_lookahead(backbone, trainer.strategy.model)  # type: ignore[arg-type]
         self._tried = backbone.decoder
 
+    def _wants_baseline(self, trainer: Trainer) -> bool:
+        short = trainer.fast_dev_run or trainer.barebones  # type: ignore[attr-defined]
+        first = trainer.enable_validation and not self.history and trainer.global_step == 0
+        return self.baseline and first and not short and not self._records.baseline.why_none
+
     def _check_memory(self, trainer: Trainer, monitor: NTPSMonitor) -> None:
         estimate = monitor.memory(trainer.strategy.root_device, processes=trainer.num_devices)
         if estimate is not None:
             estimate.check()
             rank_zero_info(f"NTPS will take {estimate}")
 
+    def _check_replay_memory(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        copy = copy_estimate(find_backbone(pl_module, self.model).outermost)
+        copy.check()
+        sums = self._new_monitor(trainer, pl_module).memory(trainer.strategy.root_device, processes=trainer.num_devices)
+        if sums is not None:
+            replace(sums, measurements=2).check()
+        rank_zero_info(f"NTPS takes {copy}, and the sums twice in that validation, for the baseline")
+
     def _measure(self, trainer: Trainer, pl_module: LightningModule, epoch: ValidationEpoch) -> None:
-        """Scores, or the fault that there are none for, into the history and the logs."""
+        """Scores, or the fault that there are none for, into the history and the logs; those from before come first."""
         step, records = trainer.global_step, self._records
-        found = epoch.finish(whole_curve=self.figures and draws_pictures(trainer))
+        whole_curve = self.figures and draws_pictures(trainer)
+        found = epoch.finish(whole_curve=whole_curve)
+        if epoch.replayed is not None:
+            self._replay = None
+            self._take_baseline(trainer, epoch.replayed.finish(whole_curve=whole_curve))
+            if found and epoch.replayed.refusal:
+                records.baseline.give_up(self.prefix, epoch.replayed.refusal)
         if found:
-            untrained = step == 0 and (trainer.sanity_checking or trainer.state.fn == "validate")
+            untrained = step == 0 and trainer.state.fn == "validate"
             quiet = untrained or trainer.fast_dev_run  # type: ignore[attr-defined]
             records.take(found, step, baseline=self.baseline, untrained=quiet)
             records.num_classes, records.class_names = epoch.classes
         values = from_first_rank(logged_values(self.prefix, found, records.baseline.score))
         records.append(step, trainer.current_epoch, values)
-        if not trainer.sanity_checking:
-            self._log(trainer, pl_module, values)
+        self._log(trainer, pl_module, values)
         missing = f"{self.prefix} not measured at step {step}: {self._guard.fault}"
         print_line(trainer, summary_line(self.prefix, found, records.baseline.score, step) if found else missing)
+
+    def _take_baseline(self, trainer: Trainer, found: dict[int, NTPSDetails]) -> None:
+        """What the first validation's batches would have scored before the first step, as the point at step 0."""
+        if not found:
+            return
+        records = self._records
+        records.take(found, 0, baseline=True, untrained=True)
+        values = from_first_rank(logged_values(self.prefix, found, records.baseline.score))
+        records.append(0, 0, values)
+        for logger in trainer.loggers:
+            with self._guard.logging(trainer, "a logger refused the baseline"):
+                logger.log_metrics(values, step=0)
+        self._log_pictures(trainer, 0)
+        print_line(trainer, summary_line(self.prefix, found, records.baseline.score, 0))
 
     def _stop(self) -> None:
         """Listen no more, whatever was under way."""
@@ -311,22 +353,23 @@ class NTPSCallback(Callback):
         if values[valid_key(self.prefix)]:
             log_values(pl_module, self.prefix, values)
             self._monitored.measured()
-            self._log_pictures(trainer)
+            self._log_pictures(trainer, trainer.global_step)
         else:
             held = self._records.last_valid
             log_values(pl_module, self.prefix, held | values)
             self._monitored.hold(trainer, self._keys - set(values), held)
 
-    def _log_pictures(self, trainer: Trainer) -> None:
+    def _log_pictures(self, trainer: Trainer, step: int) -> None:
         if self.figures:
-            log_pictures(trainer, f"{self.prefix}/curves", self._records, self._guard)
+            log_pictures(trainer, f"{self.prefix}/curves", step, self._records, self._guard)
 
     # To go on
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry no trainer and no module, whose ``log`` Lightning attaches."""
         kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
-        return kept | {"_trainer": None, "_epoch": None, "_monitor": None, "_tried": None}
+        carried = dict.fromkeys(("_trainer", "_epoch", "_monitor", "_tried", "_replay"))
+        return kept | carried
 
     @property
     @override

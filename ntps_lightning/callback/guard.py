@@ -40,6 +40,13 @@ class Guard:
         self._on_error = on_error
         self._prefix = prefix
         self._warned = False
+        self._beside: Guard | None = None
+
+    def beside(self) -> Guard:
+        """For another measurement at the same time: its faults are its own, and not told where this one has failed."""
+        other = Guard(self._on_error, self._prefix)
+        other._beside = self
+        return other
 
     def new_run(self) -> None:
         """What is said once may be said again."""
@@ -82,7 +89,7 @@ class Guard:
         return not failed
 
     def _warn_once(self, trainer: Any, reason: str) -> None:
-        if not self._warned:
+        if not self._warned and not (self._beside is not None and self._beside.fault):
             self._warned = True
             warnings.warn(
                 f"NTPSCallback, step {trainer.global_step}: {reason}. The run goes on; `{valid_key(self._prefix)}` = 0"

@@ -14,8 +14,8 @@ def draws_pictures(trainer: Any) -> bool:
     return bool(trainer.loggers) and find_spec("matplotlib") is not None
 
 
-def log_pictures(trainer: Any, tag: str, records: Records, guard: Guard) -> None:
-    """Log the headline's curves beside those of the baseline, on the rank that has loggers."""
+def log_pictures(trainer: Any, tag: str, step: int, records: Records, guard: Guard) -> None:
+    """Log the headline's curves beside those of the baseline, as of a step, on the rank that has loggers."""
     if not draws_pictures(trainer) or not records.details or not trainer.is_global_zero:
         return
     from ntps_lightning.figures import curve_figure, log_figure
@@ -23,4 +23,4 @@ def log_pictures(trainer: Any, tag: str, records: Records, guard: Guard) -> None
     before = records.baseline.details.get(max(records.details)) if len(records.history) > 1 else None
     for logger in trainer.loggers:
         with guard.logging(trainer, "a figure was not logged"):
-            log_figure(logger, tag, curve_figure(records.headline, before), trainer.global_step)
+            log_figure(logger, tag, curve_figure(records.headline, before), step)

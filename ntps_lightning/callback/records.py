@@ -62,7 +62,7 @@ class Records:
         self.details = details
         if baseline and self.baseline.score is None:
             self.baseline.details = details
-            if not untrained:
+            if not untrained and not self.baseline.why_none:
                 rank_zero_warn(
                     f"`{self._prefix}/gain` counts from step {step}: there is no score from before the first step"
                 )

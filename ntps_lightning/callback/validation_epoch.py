@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ntps_lightning.callback.baseline import ReplayedEpoch
 from ntps_lightning.callback.batch import BatchItem, count_samples, input_ids, read_item, read_tokens
 from ntps_lightning.callback.guard import Guard
 from ntps_lightning.callback.sharding import own_samples
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.monitor import NTPSMonitor
 from ntps_lightning.monitor.batch import MonitoredBatch
+from ntps_lightning.monitor.replay import Replay
 
 
 class ValidationEpoch:
@@ -20,17 +22,27 @@ class ValidationEpoch:
         trainer: the Lightning trainer.
         guard: keeps what goes wrong from the run.
         new_monitor: makes the monitor; a strategy may have wrapped the model since the last epoch.
+        replay: makes the calls again with the weights from before the first step, if a baseline is wanted.
+
+    Attributes:
+        replayed: what the epoch's batches would have scored then; ``None`` where that is not measured.
 
     """
 
-    def __init__(self, trainer: Any, guard: Guard, new_monitor: Callable[[], NTPSMonitor]) -> None:
+    def __init__(
+        self, trainer: Any, guard: Guard, new_monitor: Callable[[], NTPSMonitor], replay: Replay | None = None
+    ) -> None:
+        self.replayed: ReplayedEpoch | None = None
         self._trainer = trainer
         self._guard = guard
         self._monitor: NTPSMonitor | None = None
         self._batch: MonitoredBatch | None = None
+        self._expected = False
         guard.fault = ""
         with guard.measuring(trainer):
             self._monitor = new_monitor()
+            if replay is not None:
+                self.replayed = ReplayedEpoch(trainer, guard.beside(), new_monitor(), replay)
 
     @property
     def classes(self) -> tuple[int, list[str]]:
@@ -49,22 +61,35 @@ class ValidationEpoch:
         monitor = self._monitor
         if monitor is None:
             return
+        self._expected = True
         with self._guard.measuring(self._trainer, monitor):
             found = read_item(batch, labels, "labels")
             mask = None if attention_mask is None else read_item(batch, attention_mask, "attention_mask")
-            chosen = None if tokens is None else read_tokens(batch, tokens)
             own = own_samples(self._trainer, dataloader_idx, monitor.samples_seen, count_samples(found))
-            self._batch = monitor.batch(
-                found, input_ids=input_ids(batch), attention_mask=mask, sample_mask=own, tokens=chosen
-            )
+            shown: dict[str, Any] = {
+                "labels": found,
+                "input_ids": input_ids(batch),
+                "attention_mask": mask,
+                "sample_mask": own,
+                "tokens": None if tokens is None else read_tokens(batch, tokens),
+            }
+            self._batch = monitor.batch(**shown)
+            if self.replayed is not None:
+                self.replayed.expect(shown)
+                self._batch.record()
             self._batch.open()
 
     def close_batch(self) -> None:
         """After the module has seen a batch, whether it was opened or not."""
+        call = None
         if self._batch is not None:
             with self._guard.measuring(self._trainer):
                 self._batch.close()
+            call = self._batch.call
             self._batch = None
+        if self._expected and self.replayed is not None:
+            self.replayed.repeat(call)
+        self._expected = False
 
     def check_seen(self) -> None:
         """End at a few batches that no score comes of: they show whether one can be measured."""
@@ -85,3 +110,4 @@ class ValidationEpoch:
             self._batch.abandon("the validation ended within a batch")
         self._batch = None
         self._monitor = None
+        self.replayed = None

@@ -35,6 +35,11 @@ class Backbone:
     pad_token_id: int | None = None
     vocab_size: int | None = None
 
+    @property
+    def outermost(self) -> nn.Module:
+        """The model that is called first."""
+        return self.decoder if self.model is None else self.model
+
     def device_of(self, layer: int) -> torch.device:
         """Where a layer's hidden states are expected: with the weights of the module that returns them, as far as it
         has any that are on a device."""

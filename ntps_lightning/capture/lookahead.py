@@ -12,6 +12,7 @@ from torchmetrics.utilities import rank_zero_info
 from ntps_lightning.capture.backbone import Backbone
 from ntps_lightning.capture.entry import NotCallableError, find_entry, reshard
 from ntps_lightning.capture.hooks import output_states, whole
+from ntps_lightning.capture.module_state import ModuleState
 from ntps_lightning.capture.own_pass import own_pass
 from ntps_lightning.distributed import max_over_ranks
 from ntps_lightning.errors import SetupError
@@ -98,7 +99,11 @@ def _states(backbone: Backbone, module: nn.Module) -> Tensor:
     entry = find_entry(backbone.decoder, module)
     seen: list[Tensor] = []
     try:
+        state = ModuleState(entry)
         with own_pass(entry):
+            state.install()
+            for each in entry.modules():
+                each.training = False
             handle = backbone.decoder.register_forward_hook(lambda m, args, output: seen.append(output_states(output)))
             try:
                 entry(**_inputs(backbone, entry))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics.utilities import rank_zero_warn
 
 from ntps_lightning.capture.backbone import Backbone, adapters_disabled
+from ntps_lightning.capture.call import Call, CallRecorder
 from ntps_lightning.capture.forward_inputs import ForwardInputs
 from ntps_lightning.capture.hooks import LayerHooks
 from ntps_lightning.capture.packing import PackedSequences, sequence_ids
@@ -29,6 +30,9 @@ class MonitoredBatch:
         selection: which samples and tokens count.
         attention_mask: ``(N, T)``, or ``None`` to take the one that the model is called with.
         input_ids: tensors one of which the call must carry as its ids, where they have the same shape.
+
+    Attributes:
+        call: the call that was taken, where :meth:`record` was called before.
 
     """
 
@@ -51,6 +55,12 @@ class MonitoredBatch:
         self._refusals: list[str] = []
         self._error: Exception | None = None
         self._unfit: dict[int, Tensor] = {}
+        self._recorder: CallRecorder | None = None
+        self.call: Call | None = None
+
+    def record(self) -> None:
+        """Keep the call that will be taken, so that it can be made again."""
+        self._recorder = CallRecorder(self._backbone)
 
     def open(self) -> None:
         """Make room for what will be added, and expect the model's call."""
@@ -60,6 +70,8 @@ class MonitoredBatch:
             self._note(error)  # ranks that share a model need this one to listen all the same
         self._hooks = LayerHooks(self._backbone, self._measurement.layers, self._receive, self._accept, self._note)
         self._hooks.install()
+        if self._recorder is not None:
+            self._recorder.install()
 
     def close(self) -> None:
         """The call was made.
@@ -88,6 +100,8 @@ class MonitoredBatch:
     def _stop_listening(self) -> None:
         if self._hooks is not None:
             self._hooks.remove()
+        if self._recorder is not None:
+            self._recorder.remove()
         self._hooks = None  # it refers to this batch: sums and states go with the last outside reference
 
     def __enter__(self) -> MonitoredBatch:
@@ -135,6 +149,8 @@ class MonitoredBatch:
             return False
         if self._measurement.samples_seen == 0 and sequences is None:
             self._warn_of_padding(inputs)
+        if self._recorder is not None:
+            self.call = self._recorder.latest
         device = inputs.device or self._backbone.device_of(self._measurement.layers[-1])
         self._samples = self._selection.samples_of(inputs, sequences, device)
         return True

@@ -37,21 +37,23 @@ def fault(row: str, note: str = "warned of once, `ntps_info/valid` = 0, the run 
 
 
 class Poisoned(LoraModule):
-    """Its hidden states hold a bad value in the validations that are named (0: the sanity check)."""
+    """Its hidden states hold a bad value in the validations that are named (0: as it was before the first step)."""
 
     def __init__(self, value: float, when: set[int]) -> None:
         super().__init__()
-        self.value, self.when, self.validations = value, when, -1
+        self.value, self.when, self.validations, self.batch_idx = value, when, -1, 0
+        self.model.get_input_embeddings().register_forward_hook(self.poison)
+
+    def poison(self, module, args, output):
+        bad = not self.training and (0 if self.trainer.sanity_checking else self.validations) in self.when
+        return output + (self.value if bad and self.batch_idx == 1 else 0.0)
 
     def on_validation_epoch_start(self):
         self.validations += 1
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        embedding = self.model.get_input_embeddings()
-        bad = self.validations in self.when and batch_idx == 1
-        handle = embedding.register_forward_hook(lambda m, a, out: out + (self.value if bad else 0.0))
+        self.batch_idx = batch_idx
         self.model(**batch)
-        handle.remove()
 
 
 def fit(tmp_path, module, callback, *others, data=None, **options):
@@ -97,12 +99,12 @@ def test_a_bad_value_costs_one_score_and_nothing_else(tmp_path, value):
 def test_monitors_live_without_a_baseline(tmp_path):
     callback, seen = NTPSCallback(), Seen()
     stopping = EarlyStopping("ntps/gain", mode="max", patience=1)
-    counted = pytest.warns(UserWarning, match="`ntps/gain` counts from step 12")
+    counted = pytest.warns(UserWarning, match="`ntps/gain` counts from step 12: there is no score from before")
     with counted, pytest.warns(UserWarning, match="NaN or Inf at valid tokens"):
         make_trainer(tmp_path, callbacks=[callback, stopping, seen], max_epochs=3).fit(
             Poisoned(math.nan, {0, 1}), loader(), loader(60, seed=1)
         )
-    assert [row["ntps_info/valid"] for row in callback.history] == [0, 0, 1, 1]
+    assert [row["ntps_info/valid"] for row in callback.history] == [0, 1, 1]
     assert seen.epochs[0]["ntps/score"] == seen.epochs[0]["ntps/gain"] == -1e9, "worse than any score"
     assert seen.epochs[1]["ntps/gain"] == 0
 
@@ -179,7 +181,7 @@ def test_labels_that_cannot_be_scored(tmp_path, label, message):
     callback = NTPSCallback()
     trainer, messages = fit(tmp_path, Unlabelled(), callback, data=relabelled(label))
     assert trainer.current_epoch == 3
-    assert [row["ntps_info/valid"] for row in callback.history] == [0] * 4
+    assert [row["ntps_info/valid"] for row in callback.history] == [0] * 3
     assert (len(messages), message in messages[0]) == (1, True), messages
 
 
@@ -314,7 +316,7 @@ def test_an_error_inside_the_forward_pass_is_not_raised_there(tmp_path):
 
     callback = NTPSCallback()
     _, messages = fit(tmp_path, Wider(), callback, max_epochs=1)
-    assert [row["ntps_info/valid"] for row in callback.history] == [1, 0]
+    assert [row["ntps_info/valid"] for row in callback.history] == [0]
     assert "hidden_states have size d = 32, expected 16" in messages[0]
 
 

@@ -7,14 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support import ROOT
 
 
-def start(out: Path, strategy: str, samples: int, data: str) -> subprocess.CompletedProcess:
-    arguments = [sys.executable, "-m", "tests.callback.distributed_run", str(out), strategy, str(samples), data]
+def start(out: Path, *arguments: Any, script: str = "distributed_run") -> subprocess.CompletedProcess:
+    arguments = [sys.executable, "-m", f"tests.callback.{script}", str(out), *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     return subprocess.run(
         arguments, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
@@ -144,3 +145,62 @@ def test_a_rank_that_skips_validation_is_refused(tmp_path):
     run = start(tmp_path, "ddp", 61, "zero")
     assert run.returncode != 0
     assert "a rank has a validation dataloader of length zero" in run.stderr
+
+
+def baseline(strategy: str, title: str, *marks: pytest.MarkDecorator):
+    note = "what `validate()` gives, 1e-6; weights and losses are the same bits as without us"
+    return pytest.param(
+        strategy, id=title, marks=[pytest.mark.compatibility("Strategies", f"{title}, baseline", note), *marks]
+    )
+
+
+def notes_of_baseline(out: Path, strategy: str) -> list[dict]:
+    run = start(out, strategy, script="baseline_run")
+    assert run.returncode == 0, run.stderr[-3000:]
+    notes = [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(2)]
+    assert notes[0]["history"] == notes[1]["history"], "to the bit"
+    assert all(note["same"] for note in notes)
+    return notes
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        baseline("ddp", "DDP"),
+        baseline("fsdp2", "FSDP2", pytest.mark.slow),
+        baseline("fsdp2_full", "FSDP2, all weights trained, some kept gathered"),
+        baseline("tensor_parallel", "Tensor parallelism"),
+    ],
+)
+def test_the_baseline_is_that_of_validate_on_every_rank(tmp_path, strategy):
+    for note in notes_of_baseline(tmp_path, strategy):
+        before, first, _ = note["history"]
+        assert before == pytest.approx(note["expected"], abs=1e-6)
+        assert before["ntps/gain"] == 0 != first["ntps/gain"]
+        assert note["said"] == []
+
+
+@pytest.mark.parametrize(
+    ("strategy", "reason"),
+    [
+        pytest.param(strategy, reason, id=row, marks=[pytest.mark.compatibility("Strategies", row, note), *marks])
+        for strategy, reason, row, note, marks in [
+            ("fsdp", "FullyShardedDataParallel does not let weights be exchanged", "FSDP, baseline",
+             "none, said at the start with the way out", []),
+            ("ddp-overwriting", "up_proj.weight was frozen", "DDP, a frozen weight overwritten on one rank",
+             "no baseline on any rank, none waits", [pytest.mark.slow]),
+            ("fsdp2-overwriting", "up_proj.weight was frozen", "FSDP2, a frozen weight overwritten on one rank",
+             "no baseline on any rank, none waits", [pytest.mark.slow]),
+            ("fsdp2_full-failing", "once too often", "FSDP2, a call that fails when it is made again",
+             "no baseline; weights and losses are the same bits as without us", []),
+        ]
+    ],
+)  # fmt: skip
+def test_ranks_agree_that_there_is_no_baseline(tmp_path, strategy, reason):
+    notes = notes_of_baseline(tmp_path, strategy)
+    for note in notes:
+        assert [row["step"] for row in note["history"]] == [3, 6]
+        assert note["history"][0]["ntps/gain"] == 0
+    assert reason in notes[0]["said"][0]
+    if reason != "once too often":
+        assert "`trainer.validate(module)` before `trainer.fit(module)`" in notes[0]["said"][0]
