@@ -65,10 +65,12 @@ class NTPSCallback(Callback):
             whose label is not -100, or ``"prompt"``, tokens whose label is.
         model: the language model, or its name in the module, where it cannot be found; it may be a module of plain
             PyTorch that returns ``(N, T, d)`` hidden states.
-        baseline: score the model before its first step: in the first validation the calls that the module makes of
-            the language model are made again with a copy of the weights that train, on the host, from before that step.
-            What cannot be measured so, such as FSDP and weights that are unfrozen before that validation, is said;
-            ``trainer.validate`` before ``trainer.fit`` always serves.
+        baseline: score the model as it was before its first step: in the first validation the module's calls of the
+            language model are made again with a copy of the weights that train, on the host, from before that step.
+            Where that would not be the model from then (weights unfrozen since, trained ``inputs_embeds``, FSDP 1,
+            DeepSpeed) it is said, not scored. ``trainer.validate`` before ``trainer.fit`` always serves; a run resumed
+            from a checkpoint has the baseline that this holds, if it was saved after the first validation. State that
+            a model keeps in generators of NumPy or in files is not known, and forward hooks of others hear the calls.
         every_n_epochs: measure at every n-th epoch; in between, monitors see the last values, at no cost of patience.
         dataloader_idx: which of several validation dataloaders to measure on.
         prefix: what the keys start with.
@@ -290,8 +292,8 @@ class NTPSCallback(Callback):
         self._tried = backbone.decoder
 
     def _wants_baseline(self, trainer: Trainer) -> bool:
+        first = not self.history and trainer.global_step == 0 and trainer.enable_validation
         short = trainer.fast_dev_run or trainer.barebones  # type: ignore[attr-defined]
-        first = trainer.enable_validation and not self.history and trainer.global_step == 0
         return self.baseline and first and not short and not self._records.baseline.why_none
 
     def _check_memory(self, trainer: Trainer, monitor: NTPSMonitor) -> None:

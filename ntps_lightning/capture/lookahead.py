@@ -100,7 +100,7 @@ def _states(backbone: Backbone, module: nn.Module) -> Tensor:
     seen: list[Tensor] = []
     try:
         state = ModuleState(entry)
-        with own_pass(entry):
+        with own_pass(module if entry in set(module.modules()) else entry):
             state.install()
             for each in entry.modules():
                 each.training = False
