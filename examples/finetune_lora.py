@@ -68,8 +68,9 @@ def load_texts(args):
 def windows(tokenizer, texts, labels, size, limit, generator):
     """Cut texts into windows of ``size`` tokens, each with its text's label; keep ``limit`` of them at random."""
     rows = []
-    for ids, label in zip(tokenizer(texts, verbose=False)["input_ids"], labels, strict=True):
-        rows += [{"input_ids": ids[i : i + size], "labels": label} for i in range(0, len(ids), size) if ids[i : i + 2]]
+    for article, (ids, label) in enumerate(zip(tokenizer(texts, verbose=False)["input_ids"], labels, strict=True)):
+        parts = (ids[i : i + size] for i in range(0, len(ids), size) if ids[i : i + 2])
+        rows += [{"input_ids": part, "labels": label, "article": article} for part in parts]
     order = torch.randperm(len(rows), generator=generator)[:limit].tolist()
     return Dataset.from_list([rows[i] for i in order])
 
@@ -84,13 +85,18 @@ class Table(Callback):
         self.rows.append({"epoch": trainer.current_epoch, **{k: float(v) for k, v in trainer.callback_metrics.items()}})
 
     def print(self, before):
-        names = ("score", "null", "lift", "gain", "captured_in_sample")
+        names = ("probe_accuracy", "probe_r2", "captured_r2", "score", "null", "gain")
         columns = ("train_loss", "val_accuracy", *(f"ntps/{name}" for name in names))
-        print("  ".join([f"{'epoch':>6}", *(f"{name.removeprefix('ntps/'):>12}" for name in columns)]))
+        print("  ".join([f"{'epoch':>6}", *(f"{name.removeprefix('ntps/'):>14}" for name in columns)]))
         for row in [{**before, "epoch": "before"}, *self.rows]:
-            widths = {name: max(12, len(name.removeprefix("ntps/"))) for name in columns}
-            cells = (f"{row[name]:>{w}.4f}" if name in row else f"{'-':>{w}}" for name, w in widths.items())
-            print("  ".join([f"{row['epoch']:>6}", *cells]))
+            print("  ".join([f"{row['epoch']:>6}", *(f"{self.cell(row, name):>14}" for name in columns)]))
+
+    @staticmethod
+    def cell(row, name):
+        error = row.get(name.replace("ntps/", "ntps_se/")) if "/" in name else None
+        if name not in row:
+            return "-"
+        return f"{row[name]:.4f}" if error is None else f"{row[name]:.3f} ± {error:.3f}"
 
 
 def main():
@@ -123,7 +129,7 @@ def main():
         collate = DataCollatorWithPadding(tokenizer)
         loaders.append(DataLoader(data, batch_size=16, shuffle=limit == args.train_samples, collate_fn=collate))
 
-    table, ntps = Table(), NTPSCallback()
+    table, ntps = Table(), NTPSCallback(groups="article")
     trainer = pl.Trainer(
         max_epochs=args.epochs,
         callbacks=[ntps, EarlyStopping("ntps/captured_in_sample", mode="max", patience=2), table, TQDMProgressBar()],

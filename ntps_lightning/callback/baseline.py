@@ -60,7 +60,7 @@ class Baseline:
         if unknown:
             rank_zero_warn(f"the checkpoint's baseline has fields that this version does not know: {sorted(unknown)}")
         self.details = {
-            layer: NTPSDetails(**{name: value for name, value in each.items() if name in known})
+            layer: NTPSDetails.of({name: value for name, value in each.items() if name in known})
             for layer, each in state.items()
         }
 

@@ -63,6 +63,8 @@ class NTPSCallback(Callback):
             batch holds ``(N, T)`` zeros and ones; or, where its item ``"labels"`` is the ``(N, T)`` token labels of a
             causal language model (the class of a sample is then elsewhere, ``labels=``): ``"supervised"``, tokens
             whose label is not -100, or ``"prompt"``, tokens whose label is.
+        groups: where a batch says which samples belong together, such as windows of one text: N integers or words; held
+            out numbers leave them out together. By default each sample is for itself.
         model: the language model, or its name in the module, where it cannot be found; it may be a module of plain
             PyTorch that returns ``(N, T, d)`` hidden states.
         baseline: score the model as it was before its first step: in the first validation the module's calls of the
@@ -74,6 +76,7 @@ class NTPSCallback(Callback):
         every_n_epochs: measure at every n-th epoch; in between, monitors see the last values, at no cost of patience.
         dataloader_idx: which of several validation dataloaders to measure on.
         prefix: what the keys start with.
+        kept: pooled states that each layer keeps for held-out numbers, the same in every epoch; 0 keeps none.
         figures: log the curves over k to loggers that take figures (with matplotlib installed).
         on_error: ``"warn"`` lets the run go on where a score fails (NaN in the hidden states, a single class, ...),
             ``"raise"`` does not.
@@ -105,12 +108,14 @@ class NTPSCallback(Callback):
         labels: BatchItem = "labels",
         attention_mask: BatchItem | None = None,
         tokens: BatchItem | None = None,
+        groups: BatchItem | None = None,
         model: nn.Module | str | None = None,
         baseline: bool = True,
         every_n_epochs: int = 1,
         dataloader_idx: int = 0,
         prefix: str = "ntps",
         figures: bool = True,
+        kept: int = 2048,
         on_error: OnError = "warn",
         accumulate_device: str | torch.device | None = None,
         allow_bidirectional: bool = False,
@@ -123,12 +128,14 @@ class NTPSCallback(Callback):
         self.labels = labels
         self.attention_mask = attention_mask
         self.tokens = tokens
+        self.groups = groups
         self.model = model
         self.baseline = baseline
         self.every_n_epochs = every_n_epochs
         self.dataloader_idx = dataloader_idx
         self.prefix = prefix
         self.figures = figures
+        self.kept = kept
         self.accumulate_device = None if accumulate_device is None else torch.device(accumulate_device)
         self.allow_bidirectional = allow_bidirectional
         self.options = ScoreOptions(**options)
@@ -141,6 +148,16 @@ class NTPSCallback(Callback):
         self._epoch: ValidationEpoch | None = None
         self._monitor: NTPSMonitor | None = None
         self._replay: Replay | None = None
+
+    @property
+    def _items(self) -> dict[str, BatchItem | None]:
+        """Where a batch holds what the monitor is shown of it."""
+        return {
+            "labels": self.labels,
+            "attention_mask": self.attention_mask,
+            "tokens": self.tokens,
+            "groups": self.groups,
+        }
 
     @property
     def class_names(self) -> list[str]:
@@ -176,7 +193,7 @@ class NTPSCallback(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         monitor = self._new_monitor(trainer, pl_module)
-        self._keys = logged_keys(self.prefix, monitor.layers, gain=self.baseline)
+        self._keys = logged_keys(self.prefix, monitor.layers, gain=self.baseline, held_out=self.kept > 0)
         validates = trainer.enable_validation
         self._monitored.check(trainer.callbacks, self._keys, validates=validates)  # type: ignore[attr-defined]
         if not validates:
@@ -220,7 +237,7 @@ class NTPSCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if self._epoch is not None and dataloader_idx == self.dataloader_idx:
-            self._epoch.open_batch(batch, dataloader_idx, self.labels, self.attention_mask, self.tokens)
+            self._epoch.open_batch(batch, dataloader_idx, self._items)
 
     @override
     def on_validation_batch_end(
@@ -238,7 +255,7 @@ class NTPSCallback(Callback):
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._epoch is None:
-            self._monitored.hold(trainer, self._keys, self._records.last_valid)
+            self._monitored.hold(trainer, self._keys, self._records.last_known)
         elif trainer.sanity_checking:
             self._epoch.check_seen()
         else:
@@ -275,6 +292,7 @@ class NTPSCallback(Callback):
             backbone,
             layers=self.layers,
             num_classes=self.num_classes,
+            kept=self.kept,
             accumulate_device=self.accumulate_device,
             **asdict(self.options),
         )
@@ -353,13 +371,11 @@ class NTPSCallback(Callback):
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, values: dict[str, float]) -> None:
         if values[valid_key(self.prefix)]:
-            log_values(pl_module, self.prefix, values)
-            self._monitored.measured()
             self._log_pictures(trainer, trainer.global_step)
-        else:
-            held = self._records.last_valid
-            log_values(pl_module, self.prefix, held | values)
-            self._monitored.hold(trainer, self._keys - set(values), held)
+        # Where nothing could be measured, or one number has no value, such as the ratio of two that may be nothing.
+        held = {key: value for key, value in self._records.last_known.items() if key not in values}
+        log_values(pl_module, self.prefix, held | values)
+        self._monitored.hold(trainer, self._keys - set(values), held)
 
     def _log_pictures(self, trainer: Trainer, step: int) -> None:
         if self.figures:

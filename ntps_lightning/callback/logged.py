@@ -7,10 +7,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ntps_lightning.functional.details import NTPSDetails
+from ntps_lightning.functional.jackknife import Estimate
 
 # What is logged under each name, as a field of the details.
 _NUMBERS = {"score": "score", "null": "null", "lift": "lift", "captured_in_sample": "captured"}
 _OF_A_LAYER = ("score", "null", "captured_in_sample")
+# Of what a probe reads held out, each with a standard error.
+_HELD_OUT = ("probe_accuracy", "probe_r2", "captured_r2", "principal_r2", "captured")
+_HELD_OUT_OF_A_LAYER = ("probe_r2", "captured_r2")
 _INFO = {
     "chance": "chance",
     "k": "k",
@@ -22,19 +26,22 @@ _INFO = {
 # Names before 0.1, under the prefix; they had one folder.
 _RENAMED = {
     "": "/score",
-    "/captured": "/captured_in_sample",
     "/chance": "_info/chance",
     "/samples_per_dim": "_info/samples_per_dim",
     "/valid": "_info/valid",
 }
 
 
-def logged_keys(prefix: str, layers: Collection[int], *, gain: bool) -> set[str]:
+def logged_keys(prefix: str, layers: Collection[int], *, gain: bool, held_out: bool) -> set[str]:
     """Every key that is logged for these layers."""
     numbers = [*_NUMBERS, *(["gain"] if gain else [])]
     keys = {f"{prefix}/{name}" for name in numbers} | {f"{prefix}_info/{name}" for name in (*_INFO, "valid")}
+    of_a_layer = (*_OF_A_LAYER, *(_HELD_OUT_OF_A_LAYER if held_out else ()))
+    if held_out:
+        keys |= {f"{prefix}{family}/{name}" for name in _HELD_OUT for family in ("", "_se")}
+        keys |= {f"{prefix}_info/{name}" for name in ("kept", "captured_valid")}
     several = layers if len(layers) > 1 else ()
-    return keys | {layer_key(prefix, layer, name) for layer in several for name in _OF_A_LAYER}
+    return keys | {layer_key(prefix, layer, name) for layer in several for name in of_a_layer}
 
 
 def valid_key(prefix: str) -> str:
@@ -49,7 +56,7 @@ def layer_key(prefix: str, layer: int, name: str) -> str:
 
 def is_ours(prefix: str, key: str) -> bool:
     """Whether a key lies under the prefix, whether it is logged or not."""
-    return key == prefix or key.startswith(tuple(f"{prefix}{family}/" for family in ("", "_info", "_layers")))
+    return key == prefix or key.startswith(tuple(f"{prefix}{family}/" for family in ("", "_se", "_info", "_layers")))
 
 
 def renamed_key(prefix: str, key: str) -> str | None:
@@ -70,9 +77,27 @@ def logged_values(prefix: str, details: Mapping[int, NTPSDetails], baseline_scor
         values[f"{prefix}/gain"] = headline.score - baseline_score
     values |= {f"{prefix}_info/{name}": float(getattr(headline, field)) for name, field in _INFO.items()}
     values[valid_key(prefix)] = 1.0
+    values |= _held_out_values(prefix, headline)
     if len(details) > 1:
         for layer, each in details.items():
             values |= {layer_key(prefix, layer, name): getattr(each, _NUMBERS[name]) for name in _OF_A_LAYER}
+            if each.held_out is not None:
+                for name in _HELD_OUT_OF_A_LAYER:
+                    values[layer_key(prefix, layer, name)] = getattr(each.held_out, name).value
+    return values
+
+
+def _held_out_values(prefix: str, details: NTPSDetails) -> dict[str, float]:
+    """With standard errors; nothing where there are none."""
+    found = details.held_out
+    if found is None:
+        return {}
+    values = {f"{prefix}_info/kept": float(found.num_kept)}
+    values[f"{prefix}_info/captured_valid"] = float(found.captured is not None)
+    for name in _HELD_OUT:
+        estimate = getattr(found, name)
+        if estimate is not None:
+            values |= {f"{prefix}/{name}": estimate.value, f"{prefix}_se/{name}": estimate.se}
     return values
 
 
@@ -80,10 +105,21 @@ def summary_line(prefix: str, details: Mapping[int, NTPSDetails], baseline_score
     """A measurement in one line."""
     d = details[max(details)]
     gain = "" if baseline_score is None else f", gain {d.score - baseline_score:+.4f}"
-    return (
-        f"{prefix} score {d.score:.4f} (null {d.null:.4f}, lift {d.lift:+.4f}{gain}) | captured in-sample"
-        f" {d.captured:.4f} | k {d.k} | layer {max(details)} | n/d {d.samples_per_dim:.2g} | step {step}"
-    )
+    score = f"score {d.score:.4f} (null {d.null:.4f}, lift {d.lift:+.4f}{gain})"
+    where = f"k {d.k} | layer {max(details)} | n/d {d.samples_per_dim:.2g} | step {step}"
+    return f"{prefix} {_held_out_line(d)}{score} | {where}"
+
+
+def _held_out_line(details: NTPSDetails) -> str:
+    found = details.held_out
+    if found is None:
+        return ""
+    probe = "" if found.probe_accuracy is None else f"probe {_with_error(found.probe_accuracy)} | "
+    return f"{probe}captured R² {_with_error(found.captured_r2)} of {_with_error(found.probe_r2)} | "
+
+
+def _with_error(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} ± {estimate.se:.3f}"
 
 
 def log_values(pl_module: Any, prefix: str, values: Mapping[str, float]) -> None:

@@ -58,16 +58,13 @@ class MonitoredKeys:
         if mode == "min" and _higher_is_better(monitor):
             rank_zero_warn(f'{name} has mode="min", but higher is better: did you mean mode="max"?')
 
-    def measured(self) -> None:
-        """This validation brought new values of all keys."""
-        self._held = set()
-
     def hold(self, trainer: Any, keys: Iterable[str], last: Mapping[str, float]) -> None:
         """This validation brought nothing new of these keys: monitors find the last values, or where there are none the
         worst that they do not stop on.
         """
         self._held = set(keys)
-        for key in self._held:
+        seen = {each.monitor for each in self._ours((*trainer.callbacks, *trainer.lr_scheduler_configs))}
+        for key in self._held & {*last, *seen}:
             trainer.callback_metrics.setdefault(key, torch.tensor(last.get(key, self._worst(trainer, key))))
         if trainer.state.fn == "fit":
             self._spare(trainer, on_train_epoch_end=False)

@@ -51,10 +51,12 @@ class Records:
         return _values(self.history[-1])
 
     @property
-    def last_valid(self) -> dict[str, float]:
-        """The values of the latest measurement that did not fail."""
-        rows = [row for row in self.history if row[valid_key(self._prefix)]]
-        return _values(rows[-1]) if rows else logged_values(self._prefix, {}, None)
+    def last_known(self) -> dict[str, float]:
+        """The latest value of every key, from measurements that did not fail."""
+        found = logged_values(self._prefix, {}, None)
+        for row in self.history:
+            found |= _values(row) if row[valid_key(self._prefix)] else {}
+        return found
 
     def take(self, details: dict[int, NTPSDetails], step: int, *, baseline: bool, untrained: bool) -> None:
         """New details, and the baseline if these are the first and one is wanted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ntps_lightning.callback.baseline import ReplayedEpoch
@@ -49,30 +49,21 @@ class ValidationEpoch:
         """How many classes were declared or seen, and their names where labels are words."""
         return (0, []) if self._monitor is None else (self._monitor.num_classes, self._monitor.class_names)
 
-    def open_batch(
-        self,
-        batch: Any,
-        dataloader_idx: int,
-        labels: BatchItem,
-        attention_mask: BatchItem | None,
-        tokens: BatchItem | None,
-    ) -> None:
-        """Before the module sees a batch."""
+    def open_batch(self, batch: Any, dataloader_idx: int, items: Mapping[str, BatchItem | None]) -> None:
+        """Before the module sees a batch, which holds each of ``items`` where it says."""
         monitor = self._monitor
         if monitor is None:
             return
         self._expected = True
         with self._guard.measuring(self._trainer, monitor):
-            found = read_item(batch, labels, "labels")
-            mask = None if attention_mask is None else read_item(batch, attention_mask, "attention_mask")
-            own = own_samples(self._trainer, dataloader_idx, monitor.samples_seen, count_samples(found))
             shown: dict[str, Any] = {
-                "labels": found,
-                "input_ids": input_ids(batch),
-                "attention_mask": mask,
-                "sample_mask": own,
-                "tokens": None if tokens is None else read_tokens(batch, tokens),
+                what: read_tokens(batch, where) if what == "tokens" else read_item(batch, where, what)
+                for what, where in items.items()
+                if where is not None
             }
+            count = count_samples(shown["labels"])
+            shown["input_ids"] = input_ids(batch)
+            shown["sample_mask"] = own_samples(self._trainer, dataloader_idx, monitor.samples_seen, count)
             self._batch = monitor.batch(**shown)
             if self.replayed is not None:
                 self.replayed.expect(shown)

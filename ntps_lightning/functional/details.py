@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -71,6 +73,12 @@ class NTPSDetails:
     subspace_error: float = 0.0
     held_out: HeldOut | None = None
     not_held_out: str = ""
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> NTPSDetails:
+        """What :func:`dataclasses.asdict` has made plain."""
+        held_out = state.get("held_out")
+        return cls(**{**state, "held_out": None if held_out is None else HeldOut.of(held_out)})
 
 
 def few_samples_warning(details: NTPSDetails) -> str | None:

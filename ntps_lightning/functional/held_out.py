@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ _MOST_RIDGE = 1.0
 _FEWEST_ROWS = 20
 # A ratio is shown where its denominator is so many standard errors above zero.
 _CLEAR = 2.0
+
+_ESTIMATES = ("probe_r2", "probe_accuracy", "captured_r2", "principal_r2", "captured")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,13 @@ class HeldOut:
     num_groups: int
     num_conflicts: int
     curves: dict[str, dict[int, float]]
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> HeldOut:
+        """What :func:`dataclasses.asdict` has made plain."""
+        estimates = {name: Estimate(**value) for name, value in state.items() if name in _ESTIMATES and value}
+        fields: dict[str, Any] = {**state, **estimates}
+        return cls(**fields)
 
 
 def held_out(

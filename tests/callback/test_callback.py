@@ -193,9 +193,9 @@ def test_one_line_goes_through_lightnings_logger(tmp_path, capsys):
     logger.addHandler(handler)
     make_trainer(tmp_path, callbacks=[NTPSCallback()]).fit(LoraModule(), loader(), loader(60, seed=1))
     logger.removeHandler(handler)
-    lines = [line for line in lines if line.startswith("ntps score ")]
+    lines = [line for line in lines if line.startswith("ntps probe ")]
     assert len(lines) == 4
-    for word in ("null", "lift", "gain +0.0000", "captured in-sample", "k 3", "n/d 3.8"):
+    for word in ("±", "captured R²", "score", "null", "lift", "gain +0.0000", "k 3", "n/d 3.8"):
         assert word in lines[0]
     assert "ntps" not in capsys.readouterr().out
 
@@ -332,10 +332,10 @@ def test_bad_options_are_refused_at_once(options, message):
 
 def test_monitors_are_checked_before_the_first_step(tmp_path):
     wrong = EarlyStopping("ntps/captures", mode="max")
-    with pytest.raises(ValueError, match=r"does not log it, only \['ntps/captured_in_sample', 'ntps/gain'"):
+    with pytest.raises(ValueError, match=r"does not log it, only \['ntps/captured', 'ntps/captured_in_sample', "):
         make_trainer(tmp_path, callbacks=[NTPSCallback(), wrong]).fit(LoraModule(), loader(), loader())
     wrong = EarlyStopping("val/ntps/captures", mode="max")
-    with pytest.raises(ValueError, match=r"only \['val/ntps/captured_in_sample', "):
+    with pytest.raises(ValueError, match=r"only \['val/ntps/captured', "):
         make_trainer(tmp_path, callbacks=[NTPSCallback(prefix="val/ntps"), wrong]).fit(LoraModule(), loader(), loader())
     with pytest.warns(UserWarning, match='did you mean mode="max"'):
         trainer = make_trainer(tmp_path, callbacks=[NTPSCallback(), EarlyStopping("ntps/score")], max_epochs=1)
@@ -346,7 +346,6 @@ def test_monitors_are_checked_before_the_first_step(tmp_path):
     ("old", "new"),
     [
         ("ntps", "ntps/score"),
-        ("ntps/captured", "ntps/captured_in_sample"),
         ("ntps/valid", "ntps_info/valid"),
         ("ntps/layer_01", "ntps_layers/01/score"),
     ],

@@ -143,6 +143,14 @@ def test_two_callbacks(tmp_path):
     assert both[1].details[LAYERS].rank == 1
 
 
+@lifecycle("two callbacks of one prefix", "refused at the start")
+def test_two_callbacks_of_one_prefix(tmp_path):
+    """The state that a checkpoint keeps is told by the prefix alone, so that Lightning itself sees it."""
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `NTPSCallback`"):
+        make_trainer(tmp_path, callbacks=[NTPSCallback(layers=1), NTPSCallback()])
+    make_trainer(tmp_path, callbacks=[NTPSCallback(layers=1), NTPSCallback(prefix="b")])
+
+
 class Watch(Callback):
     """Every loss, gradient and random number of a run."""
 

@@ -46,4 +46,4 @@ def test_snippet_runs(snippet, tmp_path, monkeypatch):
 
 
 def test_every_logged_key_is_in_the_readme():
-    assert all(f"`{key}`" in README for key in logged_keys("ntps", [1], gain=True))
+    assert all(f"`{key}`" in README for key in logged_keys("ntps", [1], gain=True, held_out=True))
