@@ -31,7 +31,7 @@ def sent_bytes():
 
 
 def metric_of(rank, d, **options):
-    metric = NextTokenPerceptionScore(d, 5, **options)
+    metric = NextTokenPerceptionScore(d, 5, kept=0, **options)  # the sums; kept rows are m (4 d + 48) bytes more
     metric.update(*hidden_states(64, 16, d, seed=rank))
     return metric
 

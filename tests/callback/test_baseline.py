@@ -292,7 +292,8 @@ def test_the_run_is_the_same_bits_and_the_baseline_that_of_validate(tmp_path, ma
     assert all(torch.equal(a, b) for a, b in zip(without, with_it, strict=True))
     before, first = callback.history[:2]
     assert before["step"] == 0 < first["step"]
-    assert before.keys() == first.keys()
+    ratio = {"ntps/captured", "ntps_se/captured"}  # where it is one
+    assert before.keys() - ratio == first.keys() - ratio
     assert before["ntps_info/valid"] == first["ntps_info/valid"] == 1
     assert before["ntps/gain"] == 0
     assert first["ntps/gain"] == first["ntps/score"] - before["ntps/score"] != 0
@@ -316,6 +317,7 @@ def test_a_stream_is_read_as_often_as_without_us(tmp_path):
 
 @lifecycle("`torch.compile`, baseline", "losses as without us, 1e-6; the baseline is what `validate()` gives, 1e-6")
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_a_compiled_model(tmp_path):
     def compiled():
         torch._dynamo.reset()

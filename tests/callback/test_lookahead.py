@@ -43,30 +43,33 @@ def test_or_scored_for_those_who_know_better(tmp_path, run):
     assert all(row["ntps_info/valid"] for row in callback.history)
 
 
+TRIED: list[tuple[int, ...]] = []  # not the module's own: its attributes, and what lists hold, are put back
+
+
 class Counting(LoraModule):
     """Counts the calls that are not its own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tried = 0
         find_backbone(self).decoder.register_forward_pre_hook(self.count, with_kwargs=True)
 
     def count(self, decoder, args, kwargs):
         ids = args[0] if args else kwargs["input_ids"]
-        self.tried += tuple(ids.shape) == (4, 16)
+        TRIED.extend([tuple(ids.shape)] * (tuple(ids.shape) == (4, 16)))
 
 
 def test_a_model_is_tried_once_in_a_run(tmp_path):
+    TRIED.clear()
     module, callback = Counting(), NTPSCallback()
     trainer = make_trainer(tmp_path, callbacks=[callback], max_epochs=2)
     validate(trainer, module)
-    assert module.tried == 1
+    assert len(TRIED) == 1
     fit(trainer, module)
-    assert module.tried == 1
+    assert len(TRIED) == 1
     fit(make_trainer(tmp_path, callbacks=[callback], max_epochs=2), module)
-    assert module.tried == 2
+    assert len(TRIED) == 2
     fit(make_trainer(tmp_path, callbacks=[NTPSCallback(allow_bidirectional=True)], max_epochs=1), module)
-    assert module.tried == 2
+    assert len(TRIED) == 2
 
 
 def test_what_cannot_be_tried_is_said_once(tmp_path, caplog):

@@ -59,7 +59,7 @@ def case(strategy: str, samples: int, data: str, name: str, *marks: pytest.MarkD
         case("ddp", 61, "uneven", "DDP, fewer batches on one rank", pytest.mark.slow),
         case("ddp", 61, "empty", "DDP, no batches on one rank"),
         case("fsdp", 61, "sampler", "FSDP"),
-        case("fsdp2", 61, "sampler", "FSDP2"),
+        case("fsdp2", 61, "sampler", "FSDP2", pytest.mark.slow),
         case("tensor_parallel", 61, "sampler", "Tensor parallelism"),
     ],
 )
@@ -99,6 +99,7 @@ def test_ranks_that_saw_the_same_samples(tmp_path, single):
 @pytest.mark.compatibility(
     "Strategies", "DDP, a batch sampler that reorders", "said; the repeated samples cannot be told, and count twice"
 )
+@pytest.mark.slow
 def test_a_batch_sampler_that_reorders_loses_no_sample(tmp_path, single):
     wanted, ranks = single(61), launch(tmp_path, "ddp", 61, "reordered")
     assert "the 1 samples that DistributedSampler repeats" in json.loads((tmp_path / "warnings0.json").read_text())[0]
@@ -111,8 +112,12 @@ def test_a_batch_sampler_that_reorders_loses_no_sample(tmp_path, single):
 @pytest.mark.parametrize(
     "strategy",
     [
-        pytest.param(name, marks=pytest.mark.compatibility("Strategies", f"{title}, an encoder", REFUSED))
-        for name, title in [("ddp", "DDP"), ("fsdp2", "FSDP2"), ("tensor_parallel", "Tensor parallelism")]
+        pytest.param(name, marks=[pytest.mark.compatibility("Strategies", f"{title}, an encoder", REFUSED), *marks])
+        for name, title, *marks in [
+            ("ddp", "DDP"),
+            ("fsdp2", "FSDP2", pytest.mark.slow),
+            ("tensor_parallel", "Tensor parallelism", pytest.mark.slow),
+        ]
     ],
 )
 def test_an_encoder_is_refused_on_every_rank(tmp_path, strategy):
@@ -126,10 +131,17 @@ def test_an_encoder_is_refused_on_every_rank(tmp_path, strategy):
 @pytest.mark.parametrize(
     "strategy",
     [
-        pytest.param(name, marks=pytest.mark.compatibility("Strategies", f"{title}, a fault on one rank", note))
-        for name, title, note in [
+        pytest.param(
+            name, marks=[pytest.mark.compatibility("Strategies", f"{title}, a fault on one rank", note), *marks]
+        )
+        for name, title, note, *marks in [
             ("ddp", "DDP", "every rank logs `ntps_info/valid` = 0, none waits"),
-            ("tensor_parallel", "Tensor parallelism", "every rank logs `ntps_info/valid` = 0, none waits"),
+            (
+                "tensor_parallel",
+                "Tensor parallelism",
+                "every rank logs `ntps_info/valid` = 0, none waits",
+                pytest.mark.slow,
+            ),
         ]
     ],
 )
@@ -169,7 +181,7 @@ def notes_of_baseline(out: Path, strategy: str) -> list[dict]:
     [
         baseline("ddp", "DDP"),
         baseline("fsdp2", "FSDP2", pytest.mark.slow),
-        baseline("fsdp2_full", "FSDP2, all weights trained, some kept gathered"),
+        baseline("fsdp2_full", "FSDP2, all weights trained, some kept gathered", pytest.mark.slow),
         baseline("tensor_parallel", "Tensor parallelism"),
     ],
 )
@@ -193,7 +205,7 @@ def test_the_baseline_is_that_of_validate_on_every_rank(tmp_path, strategy):
             ("fsdp2-overwriting", "up_proj.weight was frozen", "FSDP2, a frozen weight overwritten on one rank",
              "no baseline on any rank, none waits", [pytest.mark.slow]),
             ("fsdp2_full-failing", "once too often", "FSDP2, a call that fails when it is made again",
-             "no baseline; weights and losses are the same bits as without us", []),
+             "no baseline; weights and losses are the same bits as without us", [pytest.mark.slow]),
         ]
     ],
 )  # fmt: skip
