@@ -85,18 +85,13 @@ class Table(Callback):
         self.rows.append({"epoch": trainer.current_epoch, **{k: float(v) for k, v in trainer.callback_metrics.items()}})
 
     def print(self, before):
-        names = ("probe_accuracy", "probe_r2", "captured_r2", "score", "null", "gain")
+        names = ("score", "null", "lift", "gain", "captured_in_sample")
         columns = ("train_loss", "val_accuracy", *(f"ntps/{name}" for name in names))
-        print("  ".join([f"{'epoch':>6}", *(f"{name.removeprefix('ntps/'):>14}" for name in columns)]))
+        print("  ".join([f"{'epoch':>6}", *(f"{name.removeprefix('ntps/'):>12}" for name in columns)]))
         for row in [{**before, "epoch": "before"}, *self.rows]:
-            print("  ".join([f"{row['epoch']:>6}", *(f"{self.cell(row, name):>14}" for name in columns)]))
-
-    @staticmethod
-    def cell(row, name):
-        error = row.get(name.replace("ntps/", "ntps_se/")) if "/" in name else None
-        if name not in row:
-            return "-"
-        return f"{row[name]:.4f}" if error is None else f"{row[name]:.3f} ± {error:.3f}"
+            widths = {name: max(12, len(name.removeprefix("ntps/"))) for name in columns}
+            cells = (f"{row[name]:>{w}.4f}" if name in row else f"{'-':>{w}}" for name, w in widths.items())
+            print("  ".join([f"{row['epoch']:>6}", *cells]))
 
 
 def main():

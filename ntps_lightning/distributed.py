@@ -22,6 +22,11 @@ def rank_and_world_size() -> tuple[int, int]:
     return 0, 1
 
 
+def rank_in(group: Any = None) -> int:
+    """This rank's place in a process group, by default among all."""
+    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+
+
 def sum_over_ranks_(tensors: Iterable[Tensor], dst: int | None = None, group: Any = None) -> None:
     """Sum each of ``tensors``, in place, over all ranks; every rank must call it with tensors of the same shapes.
 

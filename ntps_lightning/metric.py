@@ -14,7 +14,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from torchmetrics.utilities.plot import _AX_TYPE, _PLOT_OUT_TYPE
 from typing_extensions import Unpack, override
 
-from ntps_lightning.distributed import gather_tensor, rank_and_world_size, sum_over_ranks_
+from ntps_lightning.distributed import gather_tensor, rank_and_world_size, rank_in, sum_over_ranks_
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.details import NTPSDetails, few_samples_warning
 from ntps_lightning.functional.inputs import to_tensor
@@ -58,7 +58,8 @@ class NextTokenPerceptionScore(Metric):
           any others that are not to count, wherever they stand; or a
           :class:`~ntps_lightning.functional.PackedBatch`, worked out once for all layers.
         - ``sample_ids`` (:class:`~torch.Tensor`, optional): ``(N,)`` integers, equal for copies of a sample, by which
-          rows are kept for held-out numbers; by default the rank and the position among its samples.
+          rows are kept for held-out numbers; by default the rank and the position among its samples, so that of metrics
+          which are merged the rows of the first alone are kept.
         - ``group_ids`` (:class:`~torch.Tensor`, optional): ``(N,)`` integers, equal for samples that are not
           independent, such as windows of one text: held-out numbers leave them out together.
 
@@ -106,6 +107,8 @@ class NextTokenPerceptionScore(Metric):
     plot_upper_bound = 1.0
 
     num_samples: Tensor
+    _first_id: int
+    _ids_made_up: bool
     kept_keys: Tensor
     kept_targets: Tensor
 
@@ -139,6 +142,8 @@ class NextTokenPerceptionScore(Metric):
         self.hidden_size = hidden_size
         self.num_classes = num_classes
         self.num_outputs = num_outputs
+        self._first_id = 0
+        self._ids_made_up = False
         self.kept = kept
         for name in self._state_specs():
             reduction = None if name.startswith("kept_") else "sum"
@@ -168,8 +173,9 @@ class NextTokenPerceptionScore(Metric):
         ids = None if sample_ids is None else _read_ids(sample_ids, "sample_ids", len(targets))
         groups = None if group_ids is None else _read_ids(group_ids, "group_ids", len(targets))
         if ids is None:
-            first = int(self.num_samples) + rank_and_world_size()[0] * _MOST_SAMPLES_OF_A_RANK
+            first = self._first_id + int(self.num_samples) + rank_and_world_size()[0] * _MOST_SAMPLES_OF_A_RANK
             ids = torch.arange(first, first + len(targets))
+            self._ids_made_up = True
         pooled = accumulate_(
             self._moments(),
             to_tensor(hidden_states, "hidden_states", "floating (N, T, d)"),
@@ -294,11 +300,13 @@ class NextTokenPerceptionScore(Metric):
         """What ``forward`` does: the batch is scored in a metric of its own, so that whatever is wrong with it leaves
         the sums as they are. One that is added but has no score of its own, such as that of one class, gives NaN.
         """
-        batch = self.clone()
+        batch: Any = self.clone()
         batch.reset()
+        batch._first_id = int(self._first_id + self.num_samples)
         batch._to_sync = self.dist_sync_on_step
         batch.update(*args, **kwargs)
-        self._reduce_states({name: getattr(batch, name) for name in self._defaults})
+        self._ids_made_up = batch._ids_made_up
+        self._take({name: getattr(batch, name) for name in self._defaults}, batch._kept())
         self._update_count += 1
         self._computed = None
         try:
@@ -310,8 +318,14 @@ class NextTokenPerceptionScore(Metric):
 
     @override
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        """Take the samples of another metric in, as ``merge_state`` does."""
+        """Take the samples of another metric in, as ``merge_state`` does; its rows only where they were told by ids."""
         other = KeptSamples(**{field.name: incoming_state[f"kept_{field.name}"] for field in fields(KeptSamples)})
+        self._take(
+            incoming_state,
+            KeptSamples(*(t[:0] if t.ndim else t for t in vars(other).values())) if self._ids_made_up else other,
+        )
+
+    def _take(self, incoming_state: dict[str, Any], other: KeptSamples) -> None:
         self._set_kept(self._kept().merged([other]))
         for name in self._sums():
             setattr(self, name, getattr(self, name) + incoming_state[name])
@@ -332,7 +346,7 @@ class NextTokenPerceptionScore(Metric):
         if self.kept:
             kept = self._kept()
             limit = gather_tensor(kept.limit, group).min()
-            placed = kept.placed(gather_tensor(kept.keys, group), limit, rank_and_world_size()[0])
+            placed = kept.placed(gather_tensor(kept.keys, group), limit, rank_in(group))
             for rows in (placed.states, placed.targets):
                 sum_over_ranks_([rows], dst, group)
             self._set_kept(placed)

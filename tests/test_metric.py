@@ -267,6 +267,19 @@ def test_kept_rows_survive_what_metrics_go_through(batches, way):
     assert len(wanted[0]) == 30
 
 
+def test_without_ids_samples_are_told_by_their_positions(batches):
+    updated, forwarded = (NextTokenPerceptionScore(6, 3, kept=30) for _ in range(2))
+    for batch in batches:
+        updated.update(*_arguments(batch))
+        forwarded(*_arguments(batch))
+    assert all(torch.equal(a, b) for a, b in zip(kept_rows(updated), kept_rows(forwarded), strict=True))
+    assert updated.kept_keys[:, 3].tolist() == [1] * 30
+    before = kept_rows(updated)
+    updated.merge_state(forwarded)
+    assert all(torch.equal(a, b) for a, b in zip(kept_rows(updated), before, strict=True)), "no strangers as copies"
+    assert int(updated.num_samples) == 2 * int(forwarded.num_samples)
+
+
 def test_held_out_numbers_are_in_the_details(batches):
     metric = with_ids(batches, NextTokenPerceptionScore(6, 3), groups=True)
     found = metric.details().held_out

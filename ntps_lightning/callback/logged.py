@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ntps_lightning.functional.details import NTPSDetails
+from ntps_lightning.functional.details import NO_ROWS, NTPSDetails
 from ntps_lightning.functional.jackknife import Estimate
 
 # What is logged under each name, as a field of the details.
@@ -39,7 +39,7 @@ def logged_keys(prefix: str, layers: Collection[int], *, gain: bool, held_out: b
     of_a_layer = (*_OF_A_LAYER, *(_HELD_OUT_OF_A_LAYER if held_out else ()))
     if held_out:
         keys |= {f"{prefix}{family}/{name}" for name in _HELD_OUT for family in ("", "_se")}
-        keys |= {f"{prefix}_info/{name}" for name in ("kept", "captured_valid")}
+        keys |= set(_kept_keys(prefix))
     several = layers if len(layers) > 1 else ()
     return keys | {layer_key(prefix, layer, name) for layer in several for name in of_a_layer}
 
@@ -87,11 +87,15 @@ def logged_values(prefix: str, details: Mapping[int, NTPSDetails], baseline_scor
     return values
 
 
+def _kept_keys(prefix: str) -> tuple[str, str]:
+    return f"{prefix}_info/kept", f"{prefix}_info/captured_valid"
+
+
 def _held_out_values(prefix: str, details: NTPSDetails) -> dict[str, float]:
     """With standard errors; nothing where there are none."""
     found = details.held_out
     if found is None:
-        return {}
+        return {} if details.not_held_out == NO_ROWS else dict.fromkeys(_kept_keys(prefix), 0.0)
     values = {f"{prefix}_info/kept": float(found.num_kept)}
     values[f"{prefix}_info/captured_valid"] = float(found.captured is not None)
     for name in _HELD_OUT:
@@ -113,7 +117,7 @@ def summary_line(prefix: str, details: Mapping[int, NTPSDetails], baseline_score
 def _held_out_line(details: NTPSDetails) -> str:
     found = details.held_out
     if found is None:
-        return ""
+        return "" if details.not_held_out == NO_ROWS else f"nothing held out: {details.not_held_out} | "
     probe = "" if found.probe_accuracy is None else f"probe {_with_error(found.probe_accuracy)} | "
     return f"{probe}captured R² {_with_error(found.captured_r2)} of {_with_error(found.probe_r2)} | "
 

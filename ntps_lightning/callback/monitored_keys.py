@@ -105,4 +105,4 @@ class MonitoredKeys:
 
 
 def _higher_is_better(key: str) -> bool:
-    return not key.endswith(_LOWER_IS_BETTER)
+    return not key.endswith(_LOWER_IS_BETTER) and "_se/" not in key

@@ -130,6 +130,8 @@ def read_held_out(
     if len(rows.states) < _FEWEST_ROWS:
         said = f" ({num_conflicts} more have copies with other labels)" if num_conflicts else ""
         return f"{len(rows.states)} rows were kept{said}, at least {_FEWEST_ROWS} are needed"
+    if not rows.states.isfinite().all():
+        return "pooled states are too large for the float32 rows that are kept"
     if not rows.targets.std(0).any():
         return f"the labels of all {len(rows.states)} kept rows are the same"
     largest = float(torch.zeros_like(rows.halves, dtype=torch.float64).index_add_(0, rows.groups, rows.weights).max())

@@ -144,7 +144,7 @@ def _ratio(top: Losses, bottom: Losses, unseen: float, statistic: Callable[[Tens
     above, below = top.own[: len(top.others)], bottom.own[: len(bottom.others)]
     own = statistic(top.total - above, bottom.total - below) - value
     fit = statistic(top.others + above, bottom.others + below) - value
-    return Estimate(float(value), own, fit, len(top.own), unseen)
+    return Estimate(float(value), own.cpu(), fit.cpu(), len(top.own), unseen)
 
 
 def _by_group(values: Tensor, rows: KeptRows) -> Tensor:
@@ -225,11 +225,13 @@ def _bucket_pairs(
     features, residuals, weights = (mine.gather(each) for each in (fit.features, fit.residuals, rows.weights))
     kept = left_out(fit, mine, rows.weights)
     found = []
-    size = max(1, _CHUNK // (len(own) * mine.index.shape[1] * (theirs.index.shape[1] + residuals.shape[2])))
+    s, t = mine.index.shape[1], theirs.index.shape[1]
+    size = max(1, _CHUNK // (len(own) * max(s, t) * (max(s, t) + residuals.shape[2])))
     for part in torch.split(torch.arange(len(left), device=left.device), size):
         other = theirs.some(part)
         valid = mine.valid[None, :, :, None] & other.valid[:, None, None]
-        hat = fit.hat(features[None], other.gather(fit.features)[:, None]) * valid
+        hat = fit.hat(features.flatten(0, 1), other.gather(fit.features).flatten(0, 1))
+        hat = hat.view(len(own), s, *other.index.shape).permute(2, 0, 1, 3) * valid
         inverse = torch.linalg.inv(left_out(fit, other, rows.weights))
         reach = hat @ (other.gather(rows.weights)[:, :, None] * inverse)[:, None]
         matrix = kept - reach @ hat.transpose(-1, -2) * weights[None, :, None]

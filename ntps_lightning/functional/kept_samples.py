@@ -80,6 +80,10 @@ class KeptSamples:
         limit = torch.stack([part.limit for part in parts]).min()
         return KeptSamples(keys, states, targets, limit).trimmed(limit, len(self.keys))
 
+    def without_rows(self) -> KeptSamples:
+        """Nothing but the room."""
+        return replace(self, keys=torch.zeros_like(self.keys))
+
     def placed(self, keys: Tensor, limit: Tensor, part: int) -> KeptSamples:
         """The rows that stay of those of several processes, at their places; zero where they are another's.
 
@@ -114,6 +118,7 @@ class KeptSamples:
         known = filled & (found.keys[:, _CONFLICT] == 0)
         keys, targets = found.keys[known], found.targets[known]
         hashes, groups = torch.unique_consecutive(keys[:, _GROUP], return_inverse=True)
+        order = torch.arange(len(hashes), device=hashes.device)
         if targets.ndim == 1:
             targets = torch.nn.functional.one_hot(targets, num_outputs)
         rows = KeptRows(
@@ -121,7 +126,7 @@ class KeptSamples:
             targets=targets.double(),
             weights=keys[:, _COUNT].double(),
             groups=groups,
-            halves=hashes % 2 == 0,
+            halves=order % 2 == 0,
         )
         return rows, int((filled & ~known).sum())
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import Unpack  # torch itself depends on it
 
 from ntps_lightning.functional.accumulate import batch_moments
-from ntps_lightning.functional.details import NTPSDetails, few_samples_warning
+from ntps_lightning.functional.details import NO_ROWS, NTPSDetails, few_samples_warning
 from ntps_lightning.functional.estimators import probe_mse_r2
 from ntps_lightning.functional.held_out import HeldOut, read_held_out
 from ntps_lightning.functional.kept_samples import KeptSamples
@@ -132,7 +132,7 @@ def score_details(
     extremes = extreme_eigenvalues(regularised, whitener, at_least=penalty)
     probe_mse, probe_r2 = probe_mse_r2(cov, whitener, penalty)
     centred = cov if chosen.center else covariances(moments, center=True)
-    found = "no rows were kept" if kept is None else read_held_out(moments, centred, kept, basis, k, curves=whole_curve)
+    found = _held_out(moments, centred, kept, basis, k, whole_curve)
     return NTPSDetails(
         score=score,
         captured=captured,
@@ -154,6 +154,18 @@ def score_details(
         held_out=found if isinstance(found, HeldOut) else None,
         not_held_out=found if isinstance(found, str) else "",
     )
+
+
+def _held_out(
+    moments: Moments, cov: Covariances, kept: KeptSamples | None, basis: Tensor, k: int, curves: bool
+) -> HeldOut | str:
+    """What goes wrong with them costs no other number."""
+    if kept is None:
+        return NO_ROWS
+    try:
+        return read_held_out(moments, cov, kept, basis, k, curves=curves)
+    except RuntimeError as error:
+        return f"they could not be computed ({error})"
 
 
 def _curves(

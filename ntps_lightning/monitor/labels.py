@@ -103,24 +103,19 @@ class LabelKind:
         self._say(given)
         return meaning, None if labelled is None or labelled.all() else labelled
 
-    def agree_on_names(self, names_of_ranks: Sequence[Sequence[str]]) -> list[int]:
+    def agree_on_names(self, names_of_ranks: Sequence[Sequence[str]]) -> None:
         """Take the names of all ranks, in the same order on each.
-
-        Returns:
-            Where this rank's classes are now: the place of each of its own names.
 
         Raises:
             SetupError: On every rank, if they are more than the classes that were declared.
 
         """
-        own = self.names
-        found = {name for names in names_of_ranks for name in names}
-        known = own[: self.agreed]
+        found = {name for names in (self.names, *names_of_ranks) for name in names}
+        known = self.names[: self.agreed]
         self.names = [*known, *sorted(found.difference(known))]
         self.agreed = len(self.names)
         if self._declared is not None and len(self.names) > self._declared:
             raise SetupError(f"labels are {len(self.names)} words, {self.names}, but num_classes = {self._declared}")
-        return [self.names.index(name) for name in own]
 
     def _learn_targets(self, meaning: Tensor, given: Tensor) -> None:
         outputs = meaning.shape[1]

@@ -29,8 +29,8 @@ class _Shown:
     """What a rank shows the others of its part of a measurement."""
 
     failed: bool
-    seen: SamplesSeen
-    counted: int
+    seen: int
+    counted: SamplesSeen
     without_tokens: int
     num_classes: int
     num_outputs: int
@@ -66,8 +66,9 @@ class Measurement:
         self.fault = ""
         self.remarks: dict[str, str] = {}
         self._without_tokens = 0
-        self._seen = SamplesSeen()
-        self._counted = 0
+        self._seen = 0
+        self._counted = SamplesSeen()
+        self._names: list[str] = []  # the words that classes of the metrics stand for
         self._labels = labels
         self._options = options
         self._kept = kept
@@ -77,7 +78,7 @@ class Measurement:
     @property
     def samples_seen(self) -> int:
         """Samples of the batches so far, whether they have a label or not."""
-        return self._seen.count
+        return self._seen
 
     def make_room(self, backbone: Backbone) -> None:
         """Before a forward pass: a metric for every layer whose hidden size the model declares, and for every class.
@@ -126,9 +127,10 @@ class Measurement:
 
     def count(self, seen: int, samples: Samples | None) -> None:
         """Count the samples of a batch that is complete; ``None`` where no call was its own."""
-        self._seen = self._seen.add(seen, None if samples is None else samples.ids)
+        self._seen += seen
         if samples is not None:
-            self._counted += len(samples.labels)
+            self._names = list(self._labels.names)
+            self._counted = self._counted.add(len(samples.labels), samples.counting(samples.ids))
             self._without_tokens += samples.without_tokens
 
     def fail(self, reason: str) -> None:
@@ -159,7 +161,7 @@ class Measurement:
         """
         ranks = gather(self._shown())
         self._learn_from(ranks)
-        if not any(rank.counted for rank in ranks):
+        if not any(rank.counted.count for rank in ranks):
             raise ValueError(
                 "no sample counts: the labels are all -100, every sample is masked, or none has a token that `tokens=`"
                 " chooses"
@@ -198,7 +200,7 @@ class Measurement:
             without_tokens=self._without_tokens,
             num_classes=self._labels.num_classes,
             num_outputs=self._labels.num_outputs,
-            names=tuple(self._labels.names),
+            names=tuple(self._names),
             hidden_sizes=tuple(updated[layer].hidden_size if layer in updated else 0 for layer in self.layers),
         )
 
@@ -207,13 +209,15 @@ class Measurement:
         if any(rank.failed for rank in ranks):
             raise ValueError(self.fault or _ELSEWHERE)
         kind = self._labels
-        places = kind.agree_on_names([rank.names for rank in ranks])
+        kind.agree_on_names([rank.names for rank in ranks])
+        places = [kind.names.index(name) for name in self._names]
+        self._names = list(kind.names)
         kind.num_classes = max(len(kind.names), *(rank.num_classes for rank in ranks))
         kind.num_outputs = max(rank.num_outputs for rank in ranks)
         for metric in self._metrics.values() if places else ():
             self._grow(metric)
             metric.move_classes(places)
-        if not any(rank.seen.count for rank in ranks):
+        if not any(rank.seen for rank in ranks):
             raise SetupError(
                 "no batch was seen: is the data set empty, or is another dataloader meant (`dataloader_idx=`)?"
             )
@@ -221,12 +225,12 @@ class Measurement:
     def _drop_copies(self, ranks: list[_Shown]) -> None:
         """Ranks that saw the samples of one before them count for nothing."""
         own, _ = rank_and_world_size()
-        copies = [i for i, rank in enumerate(ranks) if any(rank.seen.same_as(other.seen) for other in ranks[:i])]
+        copies = [i for i, rank in enumerate(ranks) if any(rank.counted.same_as(other.counted) for other in ranks[:i])]
         if own in copies:
             with torch.inference_mode(False):
                 for metric in self._metrics.values():
                     metric.reset()
-        counted = [rank.seen for i, rank in enumerate(ranks) if i not in copies]
+        counted = [rank.counted for i, rank in enumerate(ranks) if i not in copies]
         without_tokens = sum(rank.without_tokens for i, rank in enumerate(ranks) if i not in copies)
         if without_tokens:
             self.remarks["without tokens"] = (
@@ -234,10 +238,10 @@ class Measurement:
                 " said once"
             )
         shared = max((a.shared_with(b) for i, a in enumerate(counted) for b in counted[:i]), default=0.0)
-        if any(ranks[i].counted for i in copies):
+        if copies:
             self.remarks["copies"] = (
-                f"{len(copies) + 1} ranks saw the same {ranks[copies[0]].seen.count} samples (is an IterableDataset not"
-                " sharded?): they are counted once"
+                f"{len(copies) + 1} ranks saw the same {ranks[copies[0]].counted.count} samples (is an IterableDataset"
+                " not sharded?): they are counted once"
             )
         elif shared > _MANY:
             self.remarks["copies"] = (

@@ -58,7 +58,8 @@ class SamplesSeen:
 
     def same_as(self, other: SamplesSeen) -> bool:
         """Whether both are the same samples, each as often."""
-        return self.count > 0 and self.known and self == other
+        told = len(self.lowest) > 1 or self.count == 1  # one text with many images, say, tells nobody
+        return told and self.known and self == other
 
     def shared_with(self, other: SamplesSeen) -> float:
         """About which share of the different samples of both is in both: that of the lowest ids (Broder, 1997)."""

@@ -101,7 +101,9 @@ class Selection:
         if len(labels):
             length = inputs.shape[1] if mask is None else mask.shape[1]
             packed = pack_batch(mask, (len(labels), length), device)
-        return Samples(labels, counting, sequences, packed, without_tokens, _ids(inputs, sequences), self._groups)
+        return Samples(
+            labels, counting, sequences, packed, without_tokens, _ids(inputs, sequences, self.tokens), self._groups
+        )
 
     def _chosen(
         self, tokens: Tensor, mask: Tensor | None, inputs: ForwardInputs, sequences: PackedSequences | None
@@ -130,13 +132,16 @@ class Selection:
         return (None if counting.all() else counting), wanted - int(counting.sum())
 
 
-def _ids(inputs: ForwardInputs, sequences: PackedSequences | None) -> Tensor | None:
+def _ids(inputs: ForwardInputs, sequences: PackedSequences | None, tokens: Tensor | None) -> Tensor | None:
     ids = inputs.input_ids
-    if ids is None:
+    if ids is None or ids.ndim != 2:
         return None
-    if sequences is None:
-        return sample_ids(ids, inputs.padding_mask()).cpu()
-    return sample_ids(sequences.rows(ids), sequences.mask).cpu()
+    mask = inputs.padding_mask() if sequences is None else sequences.mask
+    found = sample_ids(ids if sequences is None else sequences.rows(ids), mask)
+    if tokens is not None:  # the same text with other tokens chosen is another sample
+        tokens = tokens.long().to(ids.device)
+        found = found ^ sample_ids(tokens if sequences is None else sequences.rows(tokens), mask)
+    return found.cpu()
 
 
 def read_groups(groups: Any, count: int) -> Tensor:

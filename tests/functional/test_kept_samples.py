@@ -111,6 +111,13 @@ def test_the_same_tokens_with_another_label_are_left_out_and_counted():
         assert dict(zip(rows.states[:, 0].tolist(), rows.weights.tolist(), strict=True)) == {5: 3, 7: 1}
 
 
+def test_neither_half_is_without_groups():
+    for seed in range(20):
+        samples = pool(40, 4, seed)
+        rows, _ = kept(samples, [torch.arange(40)], 50).rows(3)
+        assert 0 < int(rows.halves.sum()) < rows.num_groups
+
+
 @pytest.mark.parametrize("capacity", [0, 3])
 def test_nothing_and_too_large_groups(capacity):
     found = KeptSamples.empty(capacity, 2, 3)

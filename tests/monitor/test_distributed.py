@@ -25,15 +25,18 @@ def show(monitor, model, batches, how=""):
     with torch.no_grad():
         for batch in batches:
             tokens = batch["input_ids"] % 3 == 0 if how == "tokens" else None  # in some samples there is none
-            with monitor.batch(batch["labels"], input_ids=batch["input_ids"], tokens=tokens):
+            own = None
+            if how == "masked":  # ranks that see the same samples, and share them out themselves
+                own = torch.arange(len(batch["labels"])) % 2 == torch.distributed.get_rank()
+            with monitor.batch(batch["labels"], input_ids=batch["input_ids"], tokens=tokens, sample_mask=own):
                 model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
 
 def share_of(batches, rank, how):
     if how == "uneven":
         return batches[:1] if rank else batches[1:]
-    if how == "copies":
-        return batches[::-1] if rank else batches
+    if how in ("copies", "masked"):
+        return batches[::-1] if rank and how == "copies" else batches
     if how == "overlapping":
         return batches[rank:]
     if how == "one":  # the other has none, and learns the hidden sizes and classes from it
@@ -118,6 +121,16 @@ def test_ranks_that_saw_the_same_samples_count_once(tmp_path):
     (first, second), said = run(tmp_path, "copies")
     assert first == second == pytest.approx(wanted, rel=1e-6)
     assert said[0][0].startswith("2 ranks saw the same 60 samples")
+
+
+def test_ranks_that_share_out_a_batch_by_masks_are_no_copies(tmp_path):
+    model = tiny_model()
+    alone = NTPSMonitor(model, layers="all")
+    show(alone, model, list(loader(60)))
+    wanted = {layer: details.score for layer, details in alone.compute().items()} | {"samples": 60}
+    (first, second), said = run(tmp_path, "masked")
+    assert first == second == pytest.approx(wanted, rel=1e-6)
+    assert said == [[], []]
 
 
 def test_ranks_that_share_most_samples_are_said(tmp_path):

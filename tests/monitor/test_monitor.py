@@ -333,3 +333,27 @@ def test_few_samples_are_said(model):
     show(monitor, model, list(loader(60)))
     with pytest.warns(UserWarning, match="NTPS from 60 samples is 3.8 per hidden dimension"):
         monitor.compute()
+
+
+def test_a_twin_numbers_words_as_its_sums_do(model):
+    """The first of two to be computed settles the names for both; the sums of the other are in the order before."""
+    words = ["politics", "sport", "economy"]
+    first = NTPSMonitor(model)
+    second = first.twin(first._backbone)
+    for monitor in (first, second):
+        named = [batch | {"labels": [words[i] for i in batch["labels"].tolist()]} for batch in loader(60)]
+        show(monitor, model, named[::-1])
+    first.compute()
+    second.compute()
+    sums = [monitor._measurement._metrics[LAYERS].target_sum for monitor in (first, second)]
+    assert first.class_names == sorted(words)
+    assert torch.equal(*sums)
+
+
+def test_the_same_text_with_other_tokens_chosen_is_another_sample(model):
+    (batch,) = loader(16)
+    monitor = NTPSMonitor(model)
+    for tokens in (batch["attention_mask"], batch["attention_mask"] * (torch.arange(9) < 2)):
+        with torch.no_grad(), monitor.batch(batch["labels"], input_ids=batch["input_ids"], tokens=tokens):
+            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    assert monitor.compute()[LAYERS].held_out.num_kept > 16
