@@ -320,10 +320,7 @@ class NextTokenPerceptionScore(Metric):
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         """Take the samples of another metric in, as ``merge_state`` does; its rows only where they were told by ids."""
         other = KeptSamples(**{field.name: incoming_state[f"kept_{field.name}"] for field in fields(KeptSamples)})
-        self._take(
-            incoming_state,
-            KeptSamples(*(t[:0] if t.ndim else t for t in vars(other).values())) if self._ids_made_up else other,
-        )
+        self._take(incoming_state, other.without_rows() if self._ids_made_up else other)
 
     def _take(self, incoming_state: dict[str, Any], other: KeptSamples) -> None:
         self._set_kept(self._kept().merged([other]))

@@ -267,6 +267,14 @@ def test_kept_rows_survive_what_metrics_go_through(batches, way):
     assert len(wanted[0]) == 30
 
 
+def make_larger(batches):
+    """Of more samples, so that its lowest dropped hash is lower."""
+    metric = NextTokenPerceptionScore(6, 3, kept=30)
+    for batch in [*batches] * 4:
+        metric.update(*_arguments(batch))
+    return metric
+
+
 def test_without_ids_samples_are_told_by_their_positions(batches):
     updated, forwarded = (NextTokenPerceptionScore(6, 3, kept=30) for _ in range(2))
     for batch in batches:
@@ -278,6 +286,8 @@ def test_without_ids_samples_are_told_by_their_positions(batches):
     updated.merge_state(forwarded)
     assert all(torch.equal(a, b) for a, b in zip(kept_rows(updated), before, strict=True)), "no strangers as copies"
     assert int(updated.num_samples) == 2 * int(forwarded.num_samples)
+    updated.merge_state(make_larger(batches))
+    assert all(torch.equal(a, b) for a, b in zip(kept_rows(updated), before, strict=True)), "nor is their limit ours"
 
 
 def test_held_out_numbers_are_in_the_details(batches):

@@ -81,8 +81,8 @@ class KeptSamples:
         return KeptSamples(keys, states, targets, limit).trimmed(limit, len(self.keys))
 
     def without_rows(self) -> KeptSamples:
-        """Nothing but the room."""
-        return replace(self, keys=torch.zeros_like(self.keys))
+        """As if nothing had been added."""
+        return replace(self, keys=torch.zeros_like(self.keys), limit=torch.full_like(self.limit, _NONE_DROPPED))
 
     def placed(self, keys: Tensor, limit: Tensor, part: int) -> KeptSamples:
         """The rows that stay of those of several processes, at their places; zero where they are another's.
