@@ -113,21 +113,22 @@ def test_words_mean_the_same_on_every_rank(tmp_path):
     assert first == pytest.approx(wanted, rel=1e-6)
 
 
-def test_ranks_that_saw_the_same_samples_count_once(tmp_path):
+def of_one_process():
     model = tiny_model()
     alone = NTPSMonitor(model, layers="all")
     show(alone, model, list(loader(60)))
-    wanted = {layer: details.score for layer, details in alone.compute().items()} | {"samples": 60}
+    return {layer: details.score for layer, details in alone.compute().items()} | {"samples": 60}
+
+
+def test_ranks_that_saw_the_same_samples_count_once(tmp_path):
+    wanted = of_one_process()
     (first, second), said = run(tmp_path, "copies")
     assert first == second == pytest.approx(wanted, rel=1e-6)
     assert said[0][0].startswith("2 ranks saw the same 60 samples")
 
 
 def test_ranks_that_share_out_a_batch_by_masks_are_no_copies(tmp_path):
-    model = tiny_model()
-    alone = NTPSMonitor(model, layers="all")
-    show(alone, model, list(loader(60)))
-    wanted = {layer: details.score for layer, details in alone.compute().items()} | {"samples": 60}
+    wanted = of_one_process()
     (first, second), said = run(tmp_path, "masked")
     assert first == second == pytest.approx(wanted, rel=1e-6)
     assert said == [[], []]
