@@ -19,6 +19,7 @@ from ntps_lightning.callback.logged import (
     log_values,
     logged_keys,
     logged_values,
+    logger_step,
     print_line,
     summary_line,
     valid_key,
@@ -148,6 +149,7 @@ class NTPSCallback(Callback):
         self._epoch: ValidationEpoch | None = None
         self._monitor: NTPSMonitor | None = None
         self._replay: Replay | None = None
+        self._undrawn = False
 
     @property
     def _items(self) -> dict[str, BatchItem | None]:
@@ -263,6 +265,13 @@ class NTPSCallback(Callback):
         self._stop()
 
     @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not sooner: where the module logs a `step` of its own, loggers learn of it only now.
+        if self._undrawn:
+            self._log_pictures(trainer, logger_step(trainer))
+        self._undrawn = False
+
+    @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._monitored.end_epoch(trainer)
 
@@ -370,8 +379,7 @@ class NTPSCallback(Callback):
         self._epoch = None
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, values: dict[str, float]) -> None:
-        if values[valid_key(self.prefix)]:
-            self._log_pictures(trainer, trainer.global_step)
+        self._undrawn = bool(values[valid_key(self.prefix)])
         # Where nothing could be measured, or one number has no value, such as the ratio of two that may be nothing.
         held = {key: value for key, value in self._records.last_known.items() if key not in values}
         log_values(pl_module, self.prefix, held | values)

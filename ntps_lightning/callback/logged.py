@@ -144,6 +144,14 @@ def log_values(pl_module: Any, prefix: str, values: Mapping[str, float]) -> None
         )
 
 
+def logger_step(trainer: Any) -> int:
+    """Where loggers have put what the validation that ends has logged: at the ``step`` that the module logs, or by the
+    batches that were trained on, which several optimizers step at each.
+    """
+    own = any(result.meta.name == "step" and result.meta.logger for result in trainer._results.values())
+    return int(trainer.logged_metrics["step"] if own else trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
 def print_line(trainer: Any, line: str) -> None:
     """Print a line once, above the progress bar if there is one."""
     if not trainer.is_global_zero:

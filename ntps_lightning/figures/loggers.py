@@ -14,7 +14,8 @@ _ROOM = 64 * 2**20
 
 
 def log_figure(logger: Any, tag: str, figure: Figure, step: int) -> bool:
-    """Hand a figure to a Lightning logger; returns whether it could take one (TensorBoard and Weights & Biases can).
+    """Hand a figure to a Lightning logger; returns whether it could take one (TensorBoard, Weights & Biases and MLflow
+    can).
 
     Raises:
         OSError: If the logger's disk is almost full: TensorBoard's writer dies of a failed write, and the run of that.
@@ -27,8 +28,11 @@ def log_figure(logger: Any, tag: str, figure: Figure, step: int) -> bool:
     if hasattr(logger, "log_image"):
         logger.log_image(key=tag, images=[figure], step=step)
         return True
-    add_figure = getattr(getattr(logger, "experiment", None), "add_figure", None)
-    if add_figure is not None:
-        add_figure(tag, figure, global_step=step)
+    experiment = getattr(logger, "experiment", None)
+    if hasattr(experiment, "add_figure"):
+        experiment.add_figure(tag, figure, global_step=step)
+        return True
+    if hasattr(experiment, "log_figure") and hasattr(logger, "run_id"):
+        experiment.log_figure(logger.run_id, figure, f"{tag}/{step:08d}.png")
         return True
     return False
