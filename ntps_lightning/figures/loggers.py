@@ -28,7 +28,7 @@ def log_figure(logger: Any, tag: str, figure: Figure, step: int) -> bool:
     if hasattr(logger, "log_image"):
         logger.log_image(key=tag, images=[figure], step=step)
         return True
-    experiment = getattr(logger, "experiment", None)
+    experiment: Any = getattr(logger, "experiment", None)
     if hasattr(experiment, "add_figure"):
         experiment.add_figure(tag, figure, global_step=step)
         return True

@@ -94,7 +94,7 @@ def of_wandb(folder: Path) -> tuple[Points, list[int]]:
     points: Points = {}
     pictures = []
     for data in records_of_wandb(next(folder.glob("*.wandb"))):
-        record = wandb_internal_pb2.Record()
+        record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
         record.ParseFromString(data)
         values = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
         step = values.pop("trainer/global_step", 0)
