@@ -28,12 +28,21 @@ class Baseline:
     Attributes:
         details: of each layer; empty while nothing was measured.
         why_none: why nothing will be; empty where it may.
+        step: ``trainer.global_step`` before the first step: not 0 where the Trainer has fitted another module before.
+        logged_at: the step that loggers had then.
 
     """
 
     def __init__(self) -> None:
         self.details: dict[int, NTPSDetails] = {}
         self.why_none = ""
+        self.step = 0
+        self.logged_at = 0
+
+    def begin(self, step: int, logged_at: int) -> None:
+        """A Trainer begins with a module."""
+        self.step = step
+        self.logged_at = logged_at
 
     @property
     def score(self) -> float | None:

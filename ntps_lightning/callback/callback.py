@@ -20,6 +20,7 @@ from ntps_lightning.callback.logged import (
     logged_keys,
     logged_values,
     logger_step,
+    loggers_at,
     print_line,
     summary_line,
     valid_key,
@@ -27,6 +28,7 @@ from ntps_lightning.callback.logged import (
 from ntps_lightning.callback.monitored_keys import MonitoredKeys
 from ntps_lightning.callback.pictures import draws_pictures, log_pictures
 from ntps_lightning.callback.records import Records
+from ntps_lightning.callback.run import Run
 from ntps_lightning.callback.sharding import refuse_empty_loaders
 from ntps_lightning.callback.validation_epoch import ValidationEpoch
 from ntps_lightning.capture.backbone import Backbone, Layers, find_backbone
@@ -144,7 +146,7 @@ class NTPSCallback(Callback):
         self._guard = Guard(on_error, prefix)
         self._monitored = MonitoredKeys(prefix)
         self._keys: set[str] = set()
-        self._trainer: Trainer | None = None
+        self._run: Run | None = None
         self._tried: nn.Module | None = None
         self._epoch: ValidationEpoch | None = None
         self._monitor: NTPSMonitor | None = None
@@ -185,12 +187,17 @@ class NTPSCallback(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer is not self._trainer:
-            self._trainer = trainer
+        if stage not in ("fit", "validate"):
+            return
+        self._guard.new_run()
+        self._monitor = None
+        if self._run is None or (stage == "fit" and not self._run.goes_on(trainer, pl_module)):
+            self._run = Run.of(trainer)
             self._tried = None
             self._records = self._new_records()
-            self._monitor = None
-            self._guard.new_run()
+            self._records.baseline.begin(trainer.global_step, loggers_at(trainer))
+        if stage == "fit":
+            self._run.fits(pl_module)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -319,7 +326,9 @@ class NTPSCallback(Callback):
         self._tried = backbone.decoder
 
     def _wants_baseline(self, trainer: Trainer) -> bool:
-        first = not self.history and trainer.global_step == 0 and trainer.enable_validation
+        start = self._records.baseline.step
+        trained = trainer.global_step != start or (start and trainer.ckpt_path)  # what is resumed has trained
+        first = not self.history and not trained and trainer.enable_validation
         short = trainer.fast_dev_run or trainer.barebones  # type: ignore[attr-defined]
         return self.baseline and first and not short and not self._records.baseline.why_none
 
@@ -348,7 +357,7 @@ class NTPSCallback(Callback):
             if found and epoch.replayed.refusal:
                 records.baseline.give_up(self.prefix, epoch.replayed.refusal)
         if found:
-            untrained = step == 0 and trainer.state.fn == "validate"
+            untrained = step == records.baseline.step and trainer.state.fn == "validate"
             quiet = untrained or trainer.fast_dev_run  # type: ignore[attr-defined]
             records.take(found, step, baseline=self.baseline, untrained=quiet)
             records.num_classes, records.class_names = epoch.classes
@@ -362,15 +371,15 @@ class NTPSCallback(Callback):
         """What the first validation's batches would have scored before the first step, as the point at step 0."""
         if not found:
             return
-        records = self._records
-        records.take(found, 0, baseline=True, untrained=True)
+        records, step = self._records, self._records.baseline.step
+        records.take(found, step, baseline=True, untrained=True)
         values = from_first_rank(logged_values(self.prefix, found, records.baseline.score))
-        records.append(0, 0, values)
+        records.append(step, 0, values)
         for logger in trainer.loggers:
             with self._guard.logging(trainer, "a logger refused the baseline"):
-                logger.log_metrics(values, step=0)
-        self._log_pictures(trainer, 0)
-        print_line(trainer, summary_line(self.prefix, found, records.baseline.score, 0))
+                logger.log_metrics(values, step=records.baseline.logged_at)
+        self._log_pictures(trainer, records.baseline.logged_at)
+        print_line(trainer, summary_line(self.prefix, found, records.baseline.score, step))
 
     def _stop(self) -> None:
         """Listen no more, whatever was under way."""
@@ -394,7 +403,7 @@ class NTPSCallback(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry no trainer and no module, whose ``log`` Lightning attaches."""
         kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
-        carried = dict.fromkeys(("_trainer", "_epoch", "_monitor", "_tried", "_replay"))
+        carried = dict.fromkeys(("_run", "_epoch", "_monitor", "_tried", "_replay"))
         return kept | carried
 
     @property

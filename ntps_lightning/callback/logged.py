@@ -149,7 +149,12 @@ def logger_step(trainer: Any) -> int:
     batches that were trained on, which several optimizers step at each.
     """
     own = any(result.meta.name == "step" and result.meta.logger for result in trainer._results.values())
-    return int(trainer.logged_metrics["step"] if own else trainer.fit_loop.epoch_loop._batches_that_stepped)
+    return int(trainer.logged_metrics["step"]) if own else loggers_at(trainer)
+
+
+def loggers_at(trainer: Any) -> int:
+    """Where loggers are by themselves: batches that were trained on."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 def print_line(trainer: Any, line: str) -> None:

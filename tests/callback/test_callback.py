@@ -421,7 +421,7 @@ def test_a_field_that_is_not_known_is_left_out_with_a_warning(finished):
 
 def test_copies_carry_no_trainer(finished):
     _, callback, *_ = finished
-    assert callback._trainer is not None
+    assert callback._run is not None
     for twin in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
         assert not [name for name, value in vars(twin).items() if isinstance(value, (nn.Module, pl.Trainer))]
         assert not {"log", "log_dict"} & vars(twin).keys()
