@@ -30,6 +30,7 @@ class LayerHooks:
         receive: called with the index, the detached ``(N, T, d)`` hidden states and the inputs they come from.
         accept: called before a forward pass; layers of those it refuses are left alone.
         on_error: takes what goes wrong in listening; by default it is raised inside the forward pass.
+        complete: called after each accepted forward pass that has not failed.
 
     """
 
@@ -40,12 +41,14 @@ class LayerHooks:
         receive: Callable[[int, Tensor, ForwardInputs], None],
         accept: Callable[[ForwardInputs], bool],
         on_error: Callable[[Exception], None] | None = None,
+        complete: Callable[[], None] = lambda: None,
     ) -> None:
         self._backbone = backbone
         self._layers = layers
         self._receive = receive
         self._accept = accept
         self._on_error = on_error
+        self._complete = complete
         self._handles: list[RemovableHandle] = []
         self._inputs: ForwardInputs | None = None
         self._outer: dict[str, Any] = {}
@@ -58,7 +61,7 @@ class LayerHooks:
         add, guarded = self._handles.append, self._guarded
         if self._backbone.model is not None:
             add(self._backbone.model.register_forward_pre_hook(guarded(self._on_outer_call), with_kwargs=True))
-            add(self._backbone.model.register_forward_hook(guarded(self._on_outer_return)))
+            add(self._backbone.model.register_forward_hook(guarded(self._on_outer_return), always_call=True))
         add(decoder.register_forward_pre_hook(guarded(self._on_call), with_kwargs=True))
         for index in self._layers:
             if index == len(layers):
@@ -100,9 +103,14 @@ class LayerHooks:
         return lambda module, args, output: self._emit(index, output_states(output))
 
     def _on_return(self, module: nn.Module, args: Any, output: Any) -> None:
-        if len(self._backbone.layers) in self._layers:
-            self._emit(len(self._backbone.layers), output_states(output))
-        self._inputs = None
+        accepted = self._inputs is not None
+        try:
+            if len(self._backbone.layers) in self._layers:
+                self._emit(len(self._backbone.layers), output_states(output))
+        finally:
+            self._inputs = None
+            if accepted:
+                self._complete()
 
     def _emit(self, index: int, hidden_states: Tensor) -> None:
         if self._inputs is None:

@@ -1,4 +1,4 @@
-"""One labelled batch: which of the model's calls is its own, and what that call's hidden states are added to."""
+"""One labelled batch: which of the model's calls are its own, and what their hidden states are added to."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from ntps_lightning.capture.hooks import LayerHooks
 from ntps_lightning.capture.packing import PackedSequences, sequence_ids
 from ntps_lightning.errors import SetupError
 from ntps_lightning.monitor.measurement import Measurement
+from ntps_lightning.monitor.progress import Progress
 from ntps_lightning.monitor.samples import Samples, Selection
 
 
 class MonitoredBatch:
     """Listens to the model from :meth:`open` to :meth:`close`, or inside a ``with`` block, and takes one call.
 
-    Nothing is raised inside the model's own forward pass: what goes wrong there, :meth:`close` tells.
+    Nothing is raised inside the model's own forward pass: what goes wrong there, :meth:`close` tells. A call that
+    fails, for want of memory say, may be made again, over the same samples or, one after the other, over parts of them.
 
     Args:
         backbone: the decoder to listen to.
@@ -32,7 +34,7 @@ class MonitoredBatch:
         input_ids: tensors one of which the call must carry as its ids, where they have the same shape.
 
     Attributes:
-        call: the call that was taken, where :meth:`record` was called before.
+        call: the call that was taken, where it was over the whole batch and :meth:`record` was called before.
 
     """
 
@@ -51,10 +53,12 @@ class MonitoredBatch:
         self._attention_mask = attention_mask
         self._input_ids = input_ids
         self._hooks: LayerHooks | None = None
-        self._samples: Samples | None = None
+        self._progress = Progress(len(selection))
+        self._samples: Samples | None = None  # of the call under way
+        self._taken: list[Samples] = []  # of calls that are complete
         self._refusals: list[str] = []
         self._error: Exception | None = None
-        self._unfit: dict[int, Tensor] = {}
+        self._unfit: dict[int, list[tuple[Tensor, Samples]]] = {}
         self._recorder: CallRecorder | None = None
         self.call: Call | None = None
 
@@ -68,7 +72,8 @@ class MonitoredBatch:
             self._measurement.make_room(self._backbone)
         except Exception as error:
             self._note(error)  # ranks that share a model need this one to listen all the same
-        self._hooks = LayerHooks(self._backbone, self._measurement.layers, self._receive, self._accept, self._note)
+        layers = self._measurement.layers
+        self._hooks = LayerHooks(self._backbone, layers, self._receive, self._accept, self._note, self._complete)
         self._hooks.install()
         if self._recorder is not None:
             self._recorder.install()
@@ -79,7 +84,7 @@ class MonitoredBatch:
         Raises:
             SetupError: If none of the model's calls was the batch's own, it was made in a way that is not supported, or
                 there is no memory for the sums.
-            ValueError: If what was captured cannot be scored.
+            ValueError: If what was captured cannot be scored, or the call failed and was not made again.
 
         """
         self._stop_listening()
@@ -117,55 +122,72 @@ class MonitoredBatch:
             self.abandon(f"a forward pass was interrupted by {error!r}")
 
     def _finish(self) -> None:
-        self._measurement.count(len(self._selection), self._samples)
+        self._measurement.count(len(self._selection), self._taken)
         if self._measurement.fault:
             return
         if self._error is not None:
             raise self._error
-        if self._samples is None:
+        if not self._progress.tried:
             name = type(self._backbone.decoder).__name__
             seen = "; ".join(dict.fromkeys(self._refusals)) or "it was not called (is another model used?)"
             raise SetupError(
                 f"no forward pass of {name} over the batch of {len(self._selection)} labels was seen: {seen}. Pass the"
                 " model that is called with `model=`, or where the batch holds one label per sequence with `labels=`"
             )
-        for layer, hidden_states in self._unfit.items():
-            self._measurement.make_fit(layer, hidden_states)
-            self._measurement.add(layer, hidden_states, self._samples)
+        if not self._progress.complete:
+            raise ValueError(
+                f"a forward pass over {len(self._selection)} samples failed and was not made again over all of them:"
+                f" {len(self._selection) - self._progress.rows} are missing"
+            )
+        for layer, parts in self._unfit.items():
+            self._measurement.make_fit(layer, parts[0][0])
+            for hidden_states, samples in parts:
+                self._measurement.add(layer, hidden_states, samples)
 
     def _note(self, error: Exception) -> None:
         self._error = self._error or error
 
     def _accept(self, inputs: ForwardInputs) -> bool:
-        if self._samples is not None:
+        if self._progress.complete:
             return False
+        rows = self._progress.rows_of(inputs)
         if self._attention_mask is not None:
-            inputs = replace(inputs, attention_mask=self._attention_mask)
+            inputs = replace(inputs, attention_mask=self._attention_mask[rows] if rows else self._attention_mask)
         ids = sequence_ids(inputs)
         sequences = None if ids is None else PackedSequences(ids)
-        refusal = self._why_not(inputs, sequences)
+        refusal = self._why_not(inputs, sequences, whole=rows is None)
         if refusal:
             self._refusals.append(refusal)
             return False
+        if self._recorder is not None:
+            self.call = None if rows else self._recorder.latest
+        selection = self._selection.part(rows) if rows else self._selection
         if self._measurement.samples_seen == 0 and sequences is None:
             self._warn_of_padding(inputs)
-        if self._recorder is not None:
-            self.call = self._recorder.latest
         device = inputs.device or self._backbone.device_of(self._measurement.layers[-1])
-        self._samples = self._selection.samples_of(inputs, sequences, device)
+        self._samples = selection.samples_of(inputs, sequences, device)
+        self._progress.begin(rows, inputs.input_ids if sequences is None else None)
         return True
 
-    def _why_not(self, inputs: ForwardInputs, sequences: PackedSequences | None) -> str | None:
+    def _complete(self) -> None:
+        if self._samples is not None:
+            self._taken.append(self._samples)
+        self._progress.end()
+
+    def _why_not(self, inputs: ForwardInputs, sequences: PackedSequences | None, *, whole: bool) -> str | None:
         if inputs.cached:
             return "a call with past_key_values, as generate() makes, was left out"
+        if adapters_disabled(self._backbone):
+            return "a call with the adapters disabled was left out"
+        return self._why_another(inputs, sequences) if whole else None
+
+    def _why_another(self, inputs: ForwardInputs, sequences: PackedSequences | None) -> str | None:
         rows = inputs.shape[0]
         count = rows if sequences is None else len(sequences)
         if count != len(self._selection):
             packed = f", packed into {rows}," if sequences is not None else ""
             hint = " (packed? their boundaries must be given, as restarting position_ids or cu_seq_lens)"
             return f"a call over {count} sequences{packed} was left out{hint if rows < len(self._selection) else ''}"
-        if adapters_disabled(self._backbone):
-            return "a call with the adapters disabled was left out"
         ids = inputs.input_ids
         if ids is not None:
             own = [t.to(ids.device) for t in self._input_ids if t.shape == ids.shape]
@@ -184,7 +206,9 @@ class MonitoredBatch:
         # A rank that has failed still listens: those that share a model must gather its states together.
         if self._measurement.fault or self._error is not None or self._samples is None or not len(self._samples.labels):
             return
+        if not self._progress.is_new_to(layer):
+            return
         if self._measurement.fits(layer, hidden_states):
             self._measurement.add(layer, hidden_states, self._samples)
         else:
-            self._unfit[layer] = hidden_states
+            self._unfit.setdefault(layer, []).append((hidden_states, self._samples))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -125,10 +126,10 @@ class Measurement:
         ids, groups = samples.counting(samples.ids), samples.counting(samples.groups)
         metric.update(hidden_states, samples.labels, samples.packed, ids, groups)
 
-    def count(self, seen: int, samples: Samples | None) -> None:
-        """Count the samples of a batch that is complete; ``None`` where no call was its own."""
+    def count(self, seen: int, calls: Sequence[Samples]) -> None:
+        """Count the samples of a batch, and those of the calls that were its own."""
         self._seen += seen
-        if samples is not None:
+        for samples in calls:
             self._names = list(self._labels.names)
             self._counted = self._counted.add(len(samples.labels), samples.counting(samples.ids))
             self._without_tokens += samples.without_tokens

@@ -79,7 +79,7 @@ class Replay:
         if self._fault:
             return self._fault
         if call is None:
-            return "no call of the model was seen"
+            return "no call of the model over a whole batch was seen"
         if call.module not in set(self._model.modules()):
             return "another model is called than before the first step"
         if call.embedded and self._trains_embeddings():

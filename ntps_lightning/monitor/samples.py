@@ -75,6 +75,11 @@ class Selection:
         """Number N of samples, whether they count or not."""
         return len(self._labels)
 
+    def part(self, rows: slice) -> Selection:
+        """Some of the samples."""
+        parts = (None if each is None else each[rows] for each in (self._sample_mask, self.tokens, self._groups))
+        return Selection(self._labels[rows], *parts)
+
     def samples_of(self, inputs: ForwardInputs, sequences: PackedSequences | None, device: torch.device) -> Samples:
         """What counts of the model's call over the batch.
 

@@ -289,6 +289,61 @@ def test_an_almost_full_disk(tmp_path, monkeypatch):
     assert (len(messages), "1 MiB are free" in messages[0]) == (1, True)
 
 
+class Retrying(LoraModule):
+    """Runs out of memory in the second batch of every validation, in its first layer, and does as it is told then."""
+
+    def __init__(self, retry: str) -> None:
+        super().__init__()
+        self.retry, self.full = retry, False
+        self.model.base_model.model.model.layers[0].register_forward_pre_hook(self.fail)
+
+    def fail(self, module, args):
+        if self.full:
+            self.full = False
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.full = batch_idx == 1 and not self.trainer.sanity_checking
+        try:
+            super().validation_step(batch, batch_idx)
+        except torch.OutOfMemoryError:
+            parts = {"repeated": [slice(0, 16)], "halved": [slice(0, 8), slice(8, 16)], "dropped": []}[self.retry]
+            for rows in parts:
+                super().validation_step({name: values[rows] for name, values in batch.items()}, batch_idx)
+
+
+@pytest.mark.parametrize(
+    "retry",
+    [
+        pytest.param(retry, marks=fault(f"out of memory in a forward pass, {retry}", note))
+        for retry, note in (
+            ("repeated", "the scores and the baseline of a run in which it does not fail"),
+            ("halved", "the scores of a run in which it does not fail; no baseline, said once"),
+        )
+    ],
+)
+def test_a_retry_counts(tmp_path, retry):
+    callback, plain = NTPSCallback(layers="all"), NTPSCallback(layers="all")
+    make_trainer(tmp_path, callbacks=[plain]).fit(LoraModule(), loader(), loader(60, seed=1))
+    _, messages = fit(tmp_path, Retrying(retry), callback)
+    assert messages == []
+    numbers = ("step", "ntps/score", "ntps/probe_r2", "ntps_info/valid", "ntps_layers/00/score")
+    expected = [[row[name] for name in numbers] for row in plain.history]
+    found = [[row[name] for name in numbers] for row in callback.history]
+    for row, wanted in zip(found, expected if retry == "repeated" else expected[1:], strict=True):
+        assert row == pytest.approx(wanted, rel=1e-4)
+
+
+@fault("out of memory in a forward pass, never repeated")
+def test_a_batch_that_was_dropped_is_flagged(tmp_path):
+    callback = NTPSCallback()
+    _, messages = fit(tmp_path, Retrying("dropped"), callback)
+    assert [row["ntps_info/valid"] for row in callback.history] == [1, 0, 0, 0], (
+        "the baseline comes of the calls, which can be made again"
+    )
+    assert (len(messages), "16 are missing" in messages[0]) == (1, True)
+
+
 @fault("no forward pass late in the run")
 def test_what_stops_working_late_does_not_kill_the_run(tmp_path):
     class Deaf(LoraModule):

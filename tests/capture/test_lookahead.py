@@ -202,7 +202,7 @@ def state_of(model: nn.Module) -> list:
     """Whatever a forward pass may change: modes, plain attributes, hooks, gradients, weights and buffers."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     plain = [
-        (name, key, str(value))
+        (name, key, str(sorted(value) if isinstance(value, set) else value))
         for name, module in model.named_modules()
         for key, value in sorted(vars(module).items())
         if key not in ("_parameters", "_buffers", "_modules")

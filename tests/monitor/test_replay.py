@@ -217,7 +217,7 @@ def test_what_was_made_of_weights_is_made_again(model):
 def test_no_call_and_another_model_are_refused(model):
     batch = next(iter(loader()))
     replay = Replay(find_backbone(model), model)
-    assert replay.repeat(None, nullcontext()) == "no call of the model was seen"
+    assert replay.repeat(None, nullcontext()) == "no call of the model over a whole batch was seen"
     assert replay.repeat(None, nullcontext(), "there are reasons") == "there are reasons"
     other = LlamaForSequenceClassification(tiny_config()).eval()
     call = record(NTPSMonitor(other), other, batch)
