@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ntps_lightning.errors import SetupError
+
 T = TypeVar("T")
 
+ELSEWHERE = "it failed on another rank"
 # Tensors of fewer numbers travel together.
 _PACKED_NUMEL = 2**18
+# Numbers that pass through a GPU at once, of tensors that are kept off it.
+_STAGED_NUMEL = 2**22
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -38,14 +44,40 @@ def sum_over_ranks_(tensors: Iterable[Tensor], dst: int | None = None, group: An
     """
     tensors = list(tensors)
     small = [tensor for tensor in tensors if tensor.numel() < _PACKED_NUMEL]
-    if small:
-        packed = torch.cat([tensor.flatten() for tensor in small])
-        _reduce_(packed, dist.ReduceOp.SUM, dst, group)
+    with together(group):  # for want of memory no rank leaves the others waiting
+        packed = torch.cat([tensor.flatten() for tensor in small]) if small else None
+        large = [tensor for tensor in tensors if tensor.numel() >= _PACKED_NUMEL]
+        stage = _stage([*large, *([] if packed is None else [packed])], group)
+    if packed is not None:
+        _reduce_(packed, dist.ReduceOp.SUM, dst, group, stage)
         for tensor, part in zip(small, torch.split(packed, [tensor.numel() for tensor in small]), strict=True):
             tensor.copy_(part.view_as(tensor))
-    for tensor in tensors:
-        if tensor.numel() >= _PACKED_NUMEL:
-            _reduce_(tensor, dist.ReduceOp.SUM, dst, group)
+    for tensor in large:
+        _reduce_(tensor, dist.ReduceOp.SUM, dst, group, stage)
+
+
+@contextmanager
+def together(group: Any = None) -> Iterator[None]:
+    """What one rank raises in this block, all raise at its end; every rank of ``group`` must come here.
+
+    Nothing in the block may wait for other ranks.
+
+    Raises:
+        SetupError: (a ``ValueError``) If a rank raised one: its own, or the first of the others'.
+        ValueError: If another rank raised anything else; what the rank itself raised stays what it is.
+
+    """
+    fault: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        fault = error
+    kind = 0 if fault is None else 2 if isinstance(fault, SetupError) else 1
+    (worst,) = max_over_ranks([kind], group)
+    if fault is not None:
+        raise fault
+    if worst:
+        raise (SetupError if worst == 2 else ValueError)(ELSEWHERE)
 
 
 def gather_tensor(tensor: Tensor, group: Any = None) -> Tensor:
@@ -84,15 +116,30 @@ def gather(value: T) -> list[T]:
     return values
 
 
-def _reduce_(tensor: Tensor, op: Any, dst: int | None = None, group: Any = None) -> None:
-    through_gpu = _through_gpu(tensor, group)
-    shared = tensor.cuda() if through_gpu else tensor
+def _stage(tensors: Sequence[Tensor], group: Any) -> Tensor | None:
+    """Room on the GPU that these pass through, if they do."""
+    largest = max((tensor for tensor in tensors if _through_gpu(tensor, group)), key=Tensor.numel, default=None)
+    if largest is None:
+        return None
+    return torch.empty(min(largest.numel(), _STAGED_NUMEL), dtype=largest.dtype, device="cuda")
+
+
+def _reduce_(tensor: Tensor, op: Any, dst: int | None = None, group: Any = None, stage: Tensor | None = None) -> None:
+    if not _through_gpu(tensor, group):
+        _reduce_here_(tensor, op, dst, group)
+        return
+    stage = tensor.new_empty(tensor.numel(), device="cuda") if stage is None else stage
+    for part in torch.split(tensor.view(-1), len(stage)):
+        shared = stage[: len(part)].copy_(part)
+        _reduce_here_(shared, op, dst, group)
+        part.copy_(shared)
+
+
+def _reduce_here_(tensor: Tensor, op: Any, dst: int | None, group: Any) -> None:
     if dst is None:
-        dist.all_reduce(shared, op, group=group)
+        dist.all_reduce(tensor, op, group=group)
     else:
-        dist.reduce(shared, dst, op, group=group)
-    if through_gpu:
-        tensor.copy_(shared)
+        dist.reduce(tensor, dst, op, group=group)
 
 
 def _through_gpu(tensor: Tensor, group: Any) -> bool:

@@ -14,7 +14,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from torchmetrics.utilities.plot import _AX_TYPE, _PLOT_OUT_TYPE
 from typing_extensions import Unpack, override
 
-from ntps_lightning.distributed import gather_tensor, rank_and_world_size, rank_in, sum_over_ranks_
+from ntps_lightning.distributed import gather_tensor, rank_and_world_size, rank_in, sum_over_ranks_, together
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.details import NTPSDetails, few_samples_warning
 from ntps_lightning.functional.inputs import to_tensor
@@ -343,7 +343,9 @@ class NextTokenPerceptionScore(Metric):
         if self.kept:
             kept = self._kept()
             limit = gather_tensor(kept.limit, group).min()
-            placed = kept.placed(gather_tensor(kept.keys, group), limit, rank_in(group))
+            keys = gather_tensor(kept.keys, group)
+            with together(group):
+                placed = kept.placed(keys, limit, rank_in(group))
             for rows in (placed.states, placed.targets):
                 sum_over_ranks_([rows], dst, group)
             self._set_kept(placed)

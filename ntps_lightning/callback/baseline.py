@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields
 from typing import Any
@@ -80,7 +80,7 @@ class ReplayedEpoch:
     Args:
         trainer: the Lightning trainer.
         guard: keeps what goes wrong from the run, and from the score of the epoch itself.
-        monitor: listens to the calls that are made again.
+        new_monitor: makes what listens to the calls that are made again.
         replay: makes them.
 
     Attributes:
@@ -88,14 +88,16 @@ class ReplayedEpoch:
 
     """
 
-    def __init__(self, trainer: Any, guard: Guard, monitor: NTPSMonitor, replay: Replay) -> None:
+    def __init__(self, trainer: Any, guard: Guard, new_monitor: Callable[[], NTPSMonitor], replay: Replay) -> None:
         self.refusal = ""
         self._trainer = trainer
         self._guard = guard
-        self._monitor = monitor
+        self._monitor: NTPSMonitor | None = None
         self._replay = replay
         self._shown: dict[str, Any] = {}
         self._versions: list[int] = []
+        with guard.measuring(trainer):
+            self._monitor = new_monitor()
 
     def expect(self, shown: dict[str, Any]) -> None:
         """What :meth:`NTPSMonitor.batch` is shown of the batch that comes; nothing where it cannot be."""
@@ -110,7 +112,7 @@ class ReplayedEpoch:
         changed = versions(shown) != self._versions
         reason = "labels, mask or ids of a batch were changed in place" if changed else self._guard.fault
         batch = None
-        if shown and not reason:
+        if shown and not reason and self._monitor is not None:
             with self._guard.measuring(self._trainer, self._monitor):
                 batch = self._monitor.batch(**shown)
         with self._guard.measuring(self._trainer, self._monitor):
@@ -124,7 +126,7 @@ class ReplayedEpoch:
             self.refusal = "" if any(faults) else (known or [ELSEWHERE])[0]
             return {}
         with self._guard.measuring(self._trainer):
-            return self._monitor.compute(whole_curve=whole_curve)
+            return self._monitor.compute(whole_curve=whole_curve) if self._monitor is not None else {}
         return {}
 
 

@@ -31,9 +31,9 @@ from ntps_lightning.callback.records import Records
 from ntps_lightning.callback.run import Run
 from ntps_lightning.callback.sharding import refuse_empty_loaders
 from ntps_lightning.callback.validation_epoch import ValidationEpoch
-from ntps_lightning.capture.backbone import Backbone, Layers, find_backbone
+from ntps_lightning.capture.backbone import Layers, find_backbone
 from ntps_lightning.capture.lookahead import refuse_lookahead
-from ntps_lightning.distributed import from_first_rank
+from ntps_lightning.distributed import from_first_rank, together
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
 from ntps_lightning.monitor import NTPSMonitor
@@ -201,14 +201,15 @@ class NTPSCallback(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        monitor = self._new_monitor(trainer, pl_module)
+        monitor = self._tried_monitor(trainer, pl_module)
         self._keys = logged_keys(self.prefix, monitor.layers, gain=self.baseline, held_out=self.kept > 0)
         validates = trainer.enable_validation
         self._monitored.check(trainer.callbacks, self._keys, validates=validates)  # type: ignore[attr-defined]
         if not validates:
             rank_zero_warn(f"NTPSCallback measures `{self.prefix}` on validation epochs, and this run has none.")
             return
-        self._check_memory(trainer, monitor)
+        with together():
+            self._check_memory(trainer, monitor)
 
     @override
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -223,7 +224,8 @@ class NTPSCallback(Callback):
             if reason:
                 self._records.baseline.give_up(self.prefix, reason)
             else:
-                self._check_replay_memory(trainer, pl_module)
+                with together():
+                    self._check_replay_memory(trainer, pl_module)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -238,8 +240,9 @@ class NTPSCallback(Callback):
         due = not self.history or (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if due or trainer.sanity_checking or trainer.state.fn == "validate":
             replay = None if trainer.sanity_checking else self._replay
-            new_monitor = lambda: self._new_monitor(trainer, pl_module)  # noqa: E731
-            self._epoch = ValidationEpoch(trainer, self._guard, new_monitor, replay)
+            self._epoch = ValidationEpoch(trainer, self._guard, lambda: self._tried_monitor(trainer, pl_module))
+            if replay is not None:
+                self._epoch.replay_with(replay, lambda: self._new_monitor(pl_module))
 
     @override
     def on_validation_batch_start(
@@ -298,11 +301,21 @@ class NTPSCallback(Callback):
         definition["tokens"] = describe(self.tokens)
         return Records(self.prefix, {name: str(value) for name, value in definition.items()})
 
-    def _new_monitor(self, trainer: Trainer, pl_module: LightningModule) -> NTPSMonitor:
+    def _tried_monitor(self, trainer: Trainer, pl_module: LightningModule) -> NTPSMonitor:
+        """The same, of a model that does not look ahead; every rank comes here."""
+        with together():
+            monitor = self._new_monitor(pl_module)
+            backbone = find_backbone(pl_module, self.model)
+        if not self.allow_bidirectional and backbone.decoder is not self._tried:
+            with trainer.precision_plugin.val_step_context():  # as a validation step would call it, once for a model
+                refuse_lookahead(backbone, trainer.strategy.model)  # type: ignore[arg-type]
+            self._tried = backbone.decoder
+        return monitor
+
+    def _new_monitor(self, pl_module: LightningModule) -> NTPSMonitor:
         """For one validation epoch: a strategy may have wrapped the model since the last."""
         backbone = find_backbone(pl_module, self.model)
         if self._monitor is not None:
-            self._refuse_lookahead(trainer, backbone)
             return self._monitor.twin(backbone)
         self._monitor = NTPSMonitor(
             backbone,
@@ -314,16 +327,7 @@ class NTPSCallback(Callback):
         )
         self._monitor.expect_classes(self._records.num_classes, self._records.class_names)
         self._monitor.notices = self._guard.notices
-        self._refuse_lookahead(trainer, backbone)
         return self._monitor
-
-    def _refuse_lookahead(self, trainer: Trainer, backbone: Backbone) -> None:
-        """Once for a run and a model, as a validation step would call it."""
-        if self.allow_bidirectional or backbone.decoder is self._tried:
-            return
-        with trainer.precision_plugin.val_step_context():
-            refuse_lookahead(backbone, trainer.strategy.model)  # type: ignore[arg-type]
-        self._tried = backbone.decoder
 
     def _wants_baseline(self, trainer: Trainer) -> bool:
         start = self._records.baseline.step
@@ -341,7 +345,7 @@ class NTPSCallback(Callback):
     def _check_replay_memory(self, trainer: Trainer, pl_module: LightningModule) -> None:
         copy = copy_estimate(find_backbone(pl_module, self.model).outermost)
         copy.check()
-        sums = self._new_monitor(trainer, pl_module).memory(trainer.strategy.root_device, processes=trainer.num_devices)
+        sums = self._new_monitor(pl_module).memory(trainer.strategy.root_device, processes=trainer.num_devices)
         if sums is not None:
             replace(sums, measurements=2).check()
         rank_zero_info(f"NTPS takes {copy}, and the sums twice in that validation, for the baseline")
@@ -365,7 +369,9 @@ class NTPSCallback(Callback):
         records.append(step, trainer.current_epoch, values)
         self._log(trainer, pl_module, values)
         missing = f"{self.prefix} not measured at step {step}: {self._guard.fault}"
-        print_line(trainer, summary_line(self.prefix, found, records.baseline.score, step) if found else missing)
+        line = summary_line(self.prefix, found, records.baseline.score, step) if found else missing
+        with self._guard.logging(trainer, "a line could not be printed"):
+            print_line(trainer, line)
 
     def _take_baseline(self, trainer: Trainer, found: dict[int, NTPSDetails]) -> None:
         """What the first validation's batches would have scored before the first step, as the point at step 0."""
@@ -379,7 +385,8 @@ class NTPSCallback(Callback):
             with self._guard.logging(trainer, "a logger refused the baseline"):
                 logger.log_metrics(values, step=records.baseline.logged_at)
         self._log_pictures(trainer, records.baseline.logged_at)
-        print_line(trainer, summary_line(self.prefix, found, records.baseline.score, step))
+        with self._guard.logging(trainer, "a line could not be printed"):
+            print_line(trainer, summary_line(self.prefix, found, records.baseline.score, step))
 
     def _stop(self) -> None:
         """Listen no more, whatever was under way."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from ntps_lightning.callback.logged import valid_key
-from ntps_lightning.distributed import max_over_ranks
+from ntps_lightning.distributed import ELSEWHERE, max_over_ranks, rank_and_world_size
 from ntps_lightning.errors import SetupError
 from ntps_lightning.monitor import NTPSMonitor
 from ntps_lightning.monitor.notices import Notices
@@ -37,6 +37,7 @@ class Guard:
             raise ValueError(f'on_error must be "warn" or "raise", got {on_error!r}')
         self.fault = ""
         self.notices = Notices()
+        self._stopping: Exception | None = None
         self._on_error = on_error
         self._prefix = prefix
         self._warned = False
@@ -48,6 +49,11 @@ class Guard:
         other._beside = self
         return other
 
+    def begin(self) -> None:
+        """A measurement begins."""
+        self.fault = ""
+        self._stopping = None
+
     def new_run(self) -> None:
         """What is said once may be said again."""
         self._warned = False
@@ -57,14 +63,17 @@ class Guard:
     def measuring(self, trainer: Any, monitor: NTPSMonitor | None = None) -> Iterator[None]:
         """What fails in this block costs the score of the measurement.
 
-        It is raised all the same with ``on_error="raise"``, or if it cannot work at all and nothing is lost yet.
+        It is raised all the same with ``on_error="raise"``, or if it cannot work at all and nothing is lost yet: at
+        once, or where other ranks would wait for this one by :meth:`agree`, on all of them.
         """
         try:
             yield
         except Exception as error:
             early = trainer.sanity_checking or trainer.state.fn == "validate" or trainer.fast_dev_run
             if self._on_error == "raise" or (early and isinstance(error, SetupError)):
-                raise
+                if rank_and_world_size()[1] == 1:
+                    raise
+                self._stopping = self._stopping or error
             reason = str(error) or repr(error)
             self.fault = self.fault or reason
             if monitor is not None:
@@ -82,14 +91,22 @@ class Guard:
             self._warn_once(trainer, f"{what}: {error!r}")
 
     def agree(self) -> bool:
-        """Whether no rank has a fault; every rank must call it."""
-        (failed,) = max_over_ranks([bool(self.fault)])
+        """Whether no rank has a fault; every rank must call it.
+
+        Raises:
+            Exception: On every rank, what must stop the run on one.
+
+        """
+        failed, stopping = max_over_ranks([bool(self.fault), self._stopping is not None])
+        if stopping:
+            raise self._stopping or SetupError(ELSEWHERE)
         if failed and not self.fault:
-            self.fault = "it failed on another rank"
+            self.fault = ELSEWHERE
         return not failed
 
     def _warn_once(self, trainer: Any, reason: str) -> None:
-        if not self._warned and not (self._beside is not None and self._beside.fault):
+        stops = self._stopping is not None
+        if not stops and not self._warned and not (self._beside is not None and self._beside.fault):
             self._warned = True
             warnings.warn(
                 f"NTPSCallback, step {trainer.global_step}: {reason}. The run goes on; `{valid_key(self._prefix)}` = 0"

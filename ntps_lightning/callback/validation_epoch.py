@@ -22,27 +22,26 @@ class ValidationEpoch:
         trainer: the Lightning trainer.
         guard: keeps what goes wrong from the run.
         new_monitor: makes the monitor; a strategy may have wrapped the model since the last epoch.
-        replay: makes the calls again with the weights from before the first step, if a baseline is wanted.
 
     Attributes:
         replayed: what the epoch's batches would have scored then; ``None`` where that is not measured.
 
     """
 
-    def __init__(
-        self, trainer: Any, guard: Guard, new_monitor: Callable[[], NTPSMonitor], replay: Replay | None = None
-    ) -> None:
+    def __init__(self, trainer: Any, guard: Guard, new_monitor: Callable[[], NTPSMonitor]) -> None:
         self.replayed: ReplayedEpoch | None = None
         self._trainer = trainer
         self._guard = guard
         self._monitor: NTPSMonitor | None = None
         self._batch: MonitoredBatch | None = None
         self._expected = False
-        guard.fault = ""
+        guard.begin()
         with guard.measuring(trainer):
             self._monitor = new_monitor()
-            if replay is not None:
-                self.replayed = ReplayedEpoch(trainer, guard.beside(), new_monitor(), replay)
+
+    def replay_with(self, replay: Replay, new_monitor: Callable[[], NTPSMonitor]) -> None:
+        """Make every call again with the weights from before the first step, and show it to a monitor of its own."""
+        self.replayed = ReplayedEpoch(self._trainer, self._guard.beside(), new_monitor, replay)
 
     @property
     def classes(self) -> tuple[int, list[str]]:
@@ -51,10 +50,10 @@ class ValidationEpoch:
 
     def open_batch(self, batch: Any, dataloader_idx: int, items: Mapping[str, BatchItem | None]) -> None:
         """Before the module sees a batch, which holds each of ``items`` where it says."""
+        self._expected = True
         monitor = self._monitor
         if monitor is None:
             return
-        self._expected = True
         with self._guard.measuring(self._trainer, monitor):
             shown: dict[str, Any] = {
                 what: read_tokens(batch, where) if what == "tokens" else read_item(batch, where, what)

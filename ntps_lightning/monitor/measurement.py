@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ntps_lightning.capture.backbone import Backbone
-from ntps_lightning.distributed import gather, max_over_ranks, rank_and_world_size
+from ntps_lightning.distributed import ELSEWHERE, gather, rank_and_world_size, together
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.functional.options import ScoreOptions
@@ -20,7 +20,6 @@ from ntps_lightning.monitor.labels import LabelKind
 from ntps_lightning.monitor.sample_ids import SamplesSeen
 from ntps_lightning.monitor.samples import Samples
 
-_ELSEWHERE = "it failed on another rank"
 # A share of samples that two ranks have in common which texts that occur twice do not explain.
 _MANY = 0.2
 
@@ -147,7 +146,9 @@ class Measurement:
             ValueError: On every rank, if one has failed.
 
         """
-        self._learn_from(gather(self._shown()))
+        ranks = gather(self._shown())
+        with together():
+            self._learn_from(ranks)
 
     def details(self, *, whole_curve: bool) -> dict[int, NTPSDetails]:
         """The details of every layer, over all ranks, which share out the layers; every rank must call it, once.
@@ -161,14 +162,12 @@ class Measurement:
 
         """
         ranks = gather(self._shown())
-        self._learn_from(ranks)
-        if not any(rank.counted.count for rank in ranks):
-            raise ValueError(
-                "no sample counts: the labels are all -100, every sample is masked, or none has a token that `tokens=`"
-                " chooses"
-            )
-        self._drop_copies(ranks)
-        self._give_one_shape([max(sizes) for sizes in zip(*(rank.hidden_sizes for rank in ranks), strict=True)])
+        try:
+            with together():
+                self._make_alike(ranks)
+        except Exception as error:
+            self.fail(str(error) or repr(error))
+            raise
         rank, world_size = rank_and_world_size()
         for i, layer in enumerate(self.layers):
             if world_size > 1:
@@ -181,6 +180,17 @@ class Measurement:
             if isinstance(details, str):
                 raise ValueError(details)
         return {layer: found[layer] for layer in self.layers}
+
+    def _make_alike(self, ranks: list[_Shown]) -> None:
+        """Sums of the same shapes on every rank, that count each sample once; waits for no other."""
+        self._learn_from(ranks)
+        if not any(rank.counted.count for rank in ranks):
+            raise ValueError(
+                "no sample counts: the labels are all -100, every sample is masked, or none has a token that `tokens=`"
+                " chooses"
+            )
+        self._drop_copies(ranks)
+        self._give_one_shape([max(sizes) for sizes in zip(*(rank.hidden_sizes for rank in ranks), strict=True)])
 
     def _solve_own(self, whole_curve: bool) -> dict[int, Any]:
         """What the layers that are left to this rank score, or why they do not: the other ranks wait for either."""
@@ -208,7 +218,7 @@ class Measurement:
     def _learn_from(self, ranks: list[_Shown]) -> None:
         """What labels are, as the ranks with the most have seen it; every rank raises what the others do."""
         if any(rank.failed for rank in ranks):
-            raise ValueError(self.fault or _ELSEWHERE)
+            raise ValueError(self.fault or ELSEWHERE)
         kind = self._labels
         kind.agree_on_names([rank.names for rank in ranks])
         places = [kind.names.index(name) for name in self._names]
@@ -252,17 +262,14 @@ class Measurement:
 
     def _give_one_shape(self, hidden_sizes: list[int]) -> None:
         """Ranks may have seen fewer classes than others, or no batch at all."""
-        try:
-            for layer, hidden_size in zip(self.layers, hidden_sizes, strict=True):
-                if not hidden_size:
-                    raise ValueError(f"layer {layer} was seen in no forward pass; name others with `layers=`")
-                if layer not in self._metrics or self._metrics[layer].hidden_size != hidden_size:
-                    self._add_metric(layer, hidden_size, torch.device("cpu"))
-                self._grow(self._metrics[layer])
-        except Exception as error:
-            self.fail(str(error) or repr(error))
-        if any(max_over_ranks([bool(self.fault)])):
-            raise ValueError(self.fault or _ELSEWHERE)
+        for layer, hidden_size in zip(self.layers, hidden_sizes, strict=True):
+            if not hidden_size:
+                raise ValueError(f"layer {layer} was seen in no forward pass; name others with `layers=`")
+            if layer not in self._metrics or self._metrics[layer].hidden_size != hidden_size:
+                if not self._metrics:
+                    self._check_memory(hidden_size, torch.device("cpu"))
+                self._add_metric(layer, hidden_size, torch.device("cpu"))
+            self._grow(self._metrics[layer])
 
     def _add_metric(self, layer: int, hidden_size: int, device: torch.device) -> None:
         outputs = self._labels.num_outputs

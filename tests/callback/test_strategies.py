@@ -160,6 +160,44 @@ def test_a_rank_that_skips_validation_is_refused(tmp_path):
     assert "a rank has a validation dataloader of length zero" in run.stderr
 
 
+def notes_of_fault(out: Path, fault: str) -> list[dict]:
+    run = start(out, fault, script="fault_run")
+    assert run.returncode == 0, run.stderr[-3000:]
+    notes = [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(2)]
+    assert notes[0]["history"] == notes[1]["history"], "to the bit"
+    return notes
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "step"),
+    [
+        pytest.param(fault, reason, step, id=row, marks=[pytest.mark.compatibility("Strategies", row, note), *marks])
+        for fault, reason, step, row, note, marks in [
+            ("memory", "out of memory", 0, "DDP, no memory on one rank", REFUSED, []),
+            ("labels", "found no labels at", 0, "DDP, no labels on one rank", REFUSED, [pytest.mark.slow]),
+            ("raise", "NaN or Inf", 3, 'DDP, `on_error="raise"`, a fault on one rank', "stops every rank",
+             [pytest.mark.slow]),
+        ]
+    ],
+)  # fmt: skip
+def test_what_stops_one_rank_stops_both(tmp_path, fault, reason, step):
+    first, second = notes_of_fault(tmp_path, fault)
+    assert reason in second["error"]
+    assert first["error"] == "it failed on another rank"
+    assert first["step"] == second["step"] == step
+
+
+@pytest.mark.compatibility(
+    "Strategies",
+    "DDP, no model found on one rank, a logger and a terminal that fail on the other",
+    "one validation without a score, the same on every rank",
+)
+def test_what_fails_late_on_one_rank_costs_one_score(tmp_path):
+    first, second = notes_of_fault(tmp_path, "late")
+    assert "error" not in first | second
+    assert [row["ntps_info/valid"] for row in first["history"]] == [1, 1, 0, 1]
+
+
 def baseline(strategy: str, title: str, *marks: pytest.MarkDecorator):
     note = "what `validate()` gives, 1e-6; weights and losses are the same bits as without us"
     return pytest.param(
