@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all compatibility lint dist bench study study-smoke clean
+.PHONY: demo test test-all compatibility same-bits lint dist bench study study-smoke clean
 
 demo: .venv/demo
 	$(BIN)/python -m examples.finetune_lora
@@ -14,6 +14,10 @@ test: .venv/dev
 
 test-all: .venv/dev
 	$(BIN)/python -m pytest
+
+# The table of runs with and without the callback, in every precision, compiled and in two processes.
+same-bits: .venv/dev
+	$(BIN)/python -m pytest tests/callback/test_same_bits.py --table
 
 compatibility: .venv/dev
 	$(BIN)/python -m pytest -m compatibility --compatibility

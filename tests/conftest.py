@@ -12,13 +12,14 @@ torch.set_num_threads(1)  # the models are tiny: threads would only wait for eac
 
 def pytest_addoption(parser):
     parser.addoption("--compatibility", action="store_true", help="write COMPATIBILITY.md")
+    parser.addoption("--table", action="store_true", help="print COMPATIBILITY.md's tables of the tests that ran")
 
 
 def pytest_configure(config):
-    if config.getoption("--compatibility"):
+    if config.getoption("--compatibility") or config.getoption("--table"):
         from tests.support.compatibility import Table
 
-        config.pluginmanager.register(Table())
+        config.pluginmanager.register(Table(write=config.getoption("--compatibility")))
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` takes some away

@@ -14,11 +14,13 @@ import pytest
 from tests.support import ROOT
 
 
-def start(out: Path, *arguments: Any, script: str = "distributed_run") -> subprocess.CompletedProcess:
+def start(
+    out: Path, *arguments: Any, script: str = "distributed_run", timeout: float = 180
+) -> subprocess.CompletedProcess:
     arguments = [sys.executable, "-m", f"tests.callback.{script}", str(out), *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     return subprocess.run(
-        arguments, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
+        arguments, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
     )
 
 

@@ -1,7 +1,8 @@
 """Writes COMPATIBILITY.md from the outcomes of the tests that ran; a pytest plugin.
 
-A test says what it shows with ``@pytest.mark.compatibility(section, row, note_or_column)``: in the section "Models" the
-third is a column of the table, elsewhere what is checked. ``make compatibility`` runs those tests and writes the file.
+A test says what it shows with ``@pytest.mark.compatibility(section, row, note_or_column)``: in the sections of
+``MATRICES`` the third is a column of the table, elsewhere what is checked. ``make compatibility`` runs those tests and
+writes the file; ``--table`` prints the tables of the tests that ran.
 """
 
 from __future__ import annotations
@@ -23,10 +24,16 @@ SECTIONS = {
     "Encoders": "Recognised by what they do: states of the first tokens must not depend on later ones.",
     "Passes": "What a `validation_step` may do.",
     "Strategies": "Two processes on CPU (gloo). Every rank logs the same bits, and the score of one process.",
+    "Same bits": (
+        "Losses of training, metrics of validation, weights, modes and random numbers with and without the callback,"
+        " baseline included, which is what `trainer.validate` before `fit` gives to 1e-6 (where a validation can be"
+        " repeated). `make same-bits` prints it."
+    ),
     "Precision": "The score against the float64 definition.",
     "Lifecycle": "What a Trainer may do.",
     "Faults": "The run goes on, or stops with one clear error before it has cost anything.",
 }
+MATRICES = ("Models", "Same bits")
 _MARKS = {"passed": "✓", "failed": "✗", "skipped": "not run"}
 
 
@@ -49,7 +56,8 @@ NOT_TRIED = """\
 class Table:
     """Collects outcomes while tests run."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, write: bool) -> None:
+        self._write = write
         self.outcomes: dict[tuple[str, str, str], str] = {}
 
     @pytest.hookimpl(wrapper=True)
@@ -66,8 +74,12 @@ class Table:
         return report
 
     def pytest_sessionfinish(self, session):
-        if session.exitstatus in (0, 1):
+        if self._write and session.exitstatus in (0, 1):
             FILE.write_text(self.render())
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if not self._write:
+            terminalreporter.write("\n".join([*self._tables(), ""]))
 
     def render(self) -> str:
         survived = sum(outcome == "✓" for outcome in self.outcomes.values())
@@ -79,12 +91,17 @@ class Table:
             f"Written by `make compatibility` from the tests that ran: {survived} of {len(self.outcomes)} passed, with"
             f" {versions}, Python {'.'.join(platform.python_version_tuple()[:2])}, {_device()}.",
         ]
+        lines += self._tables()
+        lines += ["", "## Not tried, or not in our hands", "", ""]
+        return "\n".join(lines) + ("" if torch.cuda.is_available() else NO_GPU) + NOT_TRIED
+
+    def _tables(self) -> list[str]:
+        lines: list[str] = []
         for section, text in SECTIONS.items():
             cases = {(row, last): o for (where, row, last), o in self.outcomes.items() if where == section}
             if cases:
-                lines += ["", f"## {section}", "", text, "", *(_matrix if section == "Models" else _list)(cases)]
-        lines += ["", "## Not tried, or not in our hands", "", ""]
-        return "\n".join(lines) + ("" if torch.cuda.is_available() else NO_GPU) + NOT_TRIED
+                lines += ["", f"## {section}", "", text, "", *(_matrix if section in MATRICES else _list)(cases)]
+        return lines
 
 
 def _device() -> str:
