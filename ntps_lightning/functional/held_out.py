@@ -27,6 +27,8 @@ GRID = [10 ** (exponent / 2) for exponent in range(-8, 5)]
 # A probe that its ridge has silenced looks surer than it is: errors are those of one that speaks.
 _MOST_RIDGE = 1.0
 _FEWEST_ROWS = 20
+# The variance of a kept row's target, of one on average, below which it is rounding.
+_CONSTANT = 1e-12
 # A ratio is shown where its denominator is so many standard errors above zero.
 _CLEAR = 2.0
 
@@ -48,6 +50,8 @@ class HeldOut:
         num_kept: rows that were read.
         num_groups: groups of them that were left out together.
         num_conflicts: rows that were not read, since the same tokens occur with several labels.
+        rows: a hash of which rows were read, and of their targets.
+        output_r2: ``probe_r2`` of each output alone, 0 where it does not vary; ``None`` for classes.
         curves: ``captured_r2`` and ``principal_r2`` by number of directions, without errors.
 
     """
@@ -62,6 +66,8 @@ class HeldOut:
     num_kept: int
     num_groups: int
     num_conflicts: int
+    rows: int
+    output_r2: tuple[float, ...] | None
     curves: dict[str, dict[int, float]]
 
     @classmethod
@@ -70,6 +76,23 @@ class HeldOut:
         estimates = {name: Estimate(**value) for name, value in state.items() if name in _ESTIMATES and value}
         fields: dict[str, Any] = {**state, **estimates}
         return cls(**fields)
+
+    def since(self, earlier: HeldOut) -> dict[str, Estimate] | None:
+        """By how much each estimate has changed, its standard error that of the change: errors that both share, since
+        the same rows were read, are not counted.
+
+        Args:
+            earlier: an earlier measurement, or another model's or layer's.
+
+        Returns:
+            The differences of those that both have; ``None`` where other rows were read, or were fitted together with
+            another number of samples. Rows are told apart by their ids and targets.
+
+        """
+        if self.rows != earlier.rows or self.probe_r2.unseen != earlier.probe_r2.unseen:
+            return None
+        both = {name: (getattr(self, name), getattr(earlier, name)) for name in _ESTIMATES}
+        return {name: now.minus(then) for name, (now, then) in both.items() if now is not None and then is not None}
 
 
 def held_out(
@@ -103,6 +126,8 @@ def held_out(
         num_kept=len(rows.states),
         num_groups=rows.num_groups,
         num_conflicts=0,
+        rows=rows.digest,
+        output_r2=None if cov.target_gram is None else reader.output_r2(whole),
         curves={
             "captured_r2": {k: estimates["captured_r2"].value}
             | {size: reader.r2_alone(reader.confined(basis[:, :size])) for size in sizes},
@@ -196,12 +221,13 @@ class _Reader:
 
     def r2_alone(self, probe: RidgeProbe) -> float:
         """Without."""
-        first, second = (
-            fit.without_own(self._blocks, self._rows.weights).square().sum(1)
-            for fit in self.read(probe).fits(torch.inf)
-        )
-        squares = torch.where(self._rows.halves[self._rows.groups], first, second)
-        return 1 - float(squares @ self._rows.weights / self._variances.total)
+        return 1 - float(self._squares(self.read(probe)).sum() / self._variances.total)
+
+    def output_r2(self, reading: _Reading) -> tuple[float, ...]:
+        """Of each output, without errors."""
+        mean = mean_fit(self._cov.num_samples, self._targets).without_own(self._blocks, self._rows.weights)
+        squares, variances = self._squares(reading), self._rows.weights @ mean.square()
+        return tuple(torch.where(variances > _CONSTANT * len(self._targets), 1 - squares / variances, 0).tolist())
 
     def accuracy(self, reading: _Reading) -> Estimate:
         """With its standard error."""
@@ -213,6 +239,12 @@ class _Reader:
 
     def _probe(self, eigenvalues: Tensor, rows: Tensor, cross: Tensor) -> RidgeProbe:
         return RidgeProbe(self._cov.num_samples, eigenvalues.clamp(min=0), rows, cross, self._targets)
+
+    def _squares(self, reading: _Reading) -> Tensor:
+        """``(C,)`` squared errors of the kept rows, each with the ridge of its half."""
+        first, second = (fit.without_own(self._blocks, self._rows.weights) for fit in reading.fits(torch.inf))
+        residuals = torch.where(self._rows.halves[self._rows.groups][:, None], first, second)
+        return self._rows.weights @ residuals.square()
 
     def _both(self, fits: tuple[Fit, Fit], losses: Callable[[Fit, KeptRows, Blocks, Tensor], Losses]) -> Losses:
         halves = self._rows.halves
