@@ -19,6 +19,7 @@ from ntps_lightning.functional.jackknife import (
 )
 from ntps_lightning.functional.kept import Blocks, KeptRows
 from ntps_lightning.functional.kept_samples import KeptSamples
+from ntps_lightning.functional.learning_curve import LearningCurve, learning_curve
 from ntps_lightning.functional.moments import Covariances, Moments
 from ntps_lightning.functional.ridge_probe import Fit, RidgeProbe, cross_fitted_ridges, mean_fit
 
@@ -53,6 +54,8 @@ class HeldOut:
         rows: a hash of which rows were read, and of their targets.
         output_r2: ``probe_r2`` of each output alone, 0 where it does not vary; ``None`` for classes.
         curves: ``captured_r2`` and ``principal_r2`` by number of directions, without errors.
+        learning_curve: of the whole probe, by number of rows that it was fitted on; ``None`` where curves were not
+            asked for, or too few rows were kept.
 
     """
 
@@ -69,12 +72,14 @@ class HeldOut:
     rows: int
     output_r2: tuple[float, ...] | None
     curves: dict[str, dict[int, float]]
+    learning_curve: LearningCurve | None
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> HeldOut:
         """What :func:`dataclasses.asdict` has made plain."""
         estimates = {name: Estimate(**value) for name, value in state.items() if name in _ESTIMATES and value}
-        fields: dict[str, Any] = {**state, **estimates}
+        curve = state["learning_curve"] and LearningCurve.of(state["learning_curve"])
+        fields: dict[str, Any] = {**state, **estimates, "learning_curve": curve}
         return cls(**fields)
 
     def since(self, earlier: HeldOut) -> dict[str, Estimate] | None:
@@ -106,7 +111,7 @@ def held_out(
         rows: the kept rows.
         basis: ``(d, j)`` orthonormal basis of the leading autoregressive directions, nested, j >= k.
         k: number of directions.
-        curves: whether to read other numbers of directions too.
+        curves: whether to read other numbers of directions, and probes of fewer rows.
 
     """
     reader = _Reader(cov, means, rows)
@@ -134,6 +139,7 @@ def held_out(
             "principal_r2": {k: estimates["principal_r2"].value}
             | {size: reader.r2_alone(reader.principal(size)) for size in sizes},
         },
+        learning_curve=reader.learning_curve() if curves else None,
     )
 
 
@@ -228,6 +234,11 @@ class _Reader:
         mean = mean_fit(self._cov.num_samples, self._targets).without_own(self._blocks, self._rows.weights)
         squares, variances = self._squares(reading), self._rows.weights @ mean.square()
         return tuple(torch.where(variances > _CONSTANT * len(self._targets), 1 - squares / variances, 0).tolist())
+
+    def learning_curve(self) -> LearningCurve | None:
+        """Of the whole probe."""
+        classes = self._cov.target_gram is None
+        return learning_curve(self._states, self._targets, self._rows, self._variances.own, grid=GRID, classes=classes)
 
     def accuracy(self, reading: _Reading) -> Estimate:
         """With its standard error."""
