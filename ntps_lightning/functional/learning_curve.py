@@ -162,7 +162,9 @@ class _Fitted:
         hats: the product of the hat matrix between these and the rows that are read with ``(r, a)`` numbers of the
             latter. The hat matrix times the pulls of a group is what residuals would change by without it.
         residuals: ``(r, C)`` of the rows that are read.
-        read: those rows.
+        targets: ``(r, C)`` theirs.
+        weights: ``(r,)`` theirs.
+        groups: ``(r,)`` theirs.
         variances: ``(G,)`` zero of the groups that were fitted.
 
     """
@@ -172,21 +174,23 @@ class _Fitted:
     pulls: Tensor
     hats: Callable[[Tensor], Tensor]
     residuals: Tensor
-    read: KeptRows
+    targets: Tensor
+    weights: Tensor
+    groups: Tensor
     variances: Tensor
 
     def r2(self) -> _Point:
-        weighted = self.residuals * self.read.weights[:, None]
-        losses = self._by_group(self.read.groups, (weighted * self.residuals).sum(1))
+        weighted = self.residuals * self.weights[:, None]
+        losses = self._by_group(self.groups, (weighted * self.residuals).sum(1))
         return self._point(losses, self.variances, 2 * weighted)
 
     def accuracy(self) -> _Point:
-        found, weights = Decisions.of(self.residuals, self.read.targets), self.read.weights
-        density = (weights * found.density)[:, None]
+        found = Decisions.of(self.residuals, self.targets)
+        density = (self.weights * found.density)[:, None]
         slope = torch.zeros_like(self.residuals).scatter_(1, found.truth[:, None], density)
         slope.scatter_add_(1, found.rival[:, None], -density)
-        losses = self._by_group(self.read.groups, found.wrong * weights)
-        return self._point(losses, self._by_group(self.read.groups, weights), slope)
+        losses = self._by_group(self.groups, found.wrong * self.weights)
+        return self._point(losses, self._by_group(self.groups, self.weights), slope)
 
     def _point(self, losses: Tensor, scale: Tensor, slope: Tensor) -> _Point:
         """1 - losses / scale, both given by group, and the losses' derivatives by the residuals."""
@@ -214,8 +218,9 @@ class _Reader:
     @classmethod
     def of(cls, states: Tensor, targets: Tensor, rows: KeptRows, variances: Tensor) -> _Reader:
         order = rows.groups.argsort(stable=True)
+        parts = {name: getattr(rows, name)[order] for name in ("states", "targets", "weights", "groups")}
         states = states[order]
-        return cls(states, states @ states.T, targets[order], _some(rows, order), variances)
+        return cls(states, states @ states.T, targets[order], replace(rows, **parts), variances)
 
     def fit(self, span: tuple[int, int], grid: list[float]) -> _Fitted:
         """The probe of some groups, with the ridge that reads each best from the others."""
@@ -234,20 +239,23 @@ class _Reader:
         # Of more dimensions than rows, all other eigenvalues are zero and count in their mean.
         ridges = [ridge * len(eigenvalues) / self.states.shape[1] for ridge in grid]
         ridge = ridges[int(left_out_squares(probe, weights, blocks, ridges).sum(1).argmin())]
-        inverse, far = 1 / probe.damped(ridge)[:, None], left[others]
+        inverse = 1 / probe.damped(ridge)[:, None]
         variances = self.variances.clone()
         variances[slice(*span)] = 0
 
         def hats(values: Tensor) -> Tensor:
-            return (coordinates @ (inverse * (back.T @ (far.T @ values))) + values.sum(0)) / count
+            everywhere = values.new_zeros(len(left), values.shape[1]).index_copy_(0, others, values)
+            return (coordinates @ (inverse * (back.T @ (left.T @ everywhere))) + values.sum(0)) / count
 
         return _Fitted(
             span=span,
             inside=groups,
             pulls=probe.at(ridge).without_own(blocks, weights) * weights[:, None],
             hats=hats,
-            residuals=targets[others] - far @ (back @ (inverse * cross)),
-            read=_some(self.rows, others),
+            residuals=(targets - left @ (back @ (inverse * cross)))[others],
+            targets=self.rows.targets[others],
+            weights=self.rows.weights[others],
+            groups=self.rows.groups[others],
             variances=variances,
         )
 
@@ -266,11 +274,6 @@ class _Reader:
         eigenvalues, vectors = torch.linalg.eigh(root[:, None] * centred[inside] * root)
         real = eigenvalues > len(share) * torch.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
         return eigenvalues, root[:, None] * vectors * torch.where(real, eigenvalues, torch.inf).rsqrt(), centred
-
-
-def _some(rows: KeptRows, index: Tensor) -> KeptRows:
-    parts = {name: getattr(rows, name)[index] for name in ("states", "targets", "weights", "groups")}
-    return replace(rows, **parts)
 
 
 def _sizes(counts: list[int]) -> list[list[tuple[int, int]]]:
