@@ -10,8 +10,8 @@ from typing_extensions import Unpack  # torch itself depends on it
 
 from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.details import NO_ROWS, NTPSDetails, few_samples_warning
-from ntps_lightning.functional.estimators import probe_mse_r2
-from ntps_lightning.functional.held_out import HeldOut, read_held_out
+from ntps_lightning.functional.estimators import gcv_r2, probe_mse_r2
+from ntps_lightning.functional.held_out import GRID, HeldOut, read_held_out
 from ntps_lightning.functional.kept_samples import KeptSamples
 from ntps_lightning.functional.moments import Covariances, Moments, covariances, target_spread
 from ntps_lightning.functional.null import captured_null_curve, null_curve, orthonormal_null_curve, shuffled_labels
@@ -153,6 +153,7 @@ def score_details(
         subspace_error=autoregressive.error,
         held_out=found if isinstance(found, HeldOut) else None,
         not_held_out=found if isinstance(found, str) else "",
+        gcv_r2=gcv_r2(centred, GRID) if kept is None and whole_curve else None,
     )
 
 
