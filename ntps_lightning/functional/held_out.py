@@ -33,7 +33,7 @@ _CONSTANT = 1e-12
 # A ratio is shown where its denominator is so many standard errors above zero.
 _CLEAR = 2.0
 
-_ESTIMATES = ("probe_r2", "probe_accuracy", "captured_r2", "principal_r2", "captured")
+_ESTIMATES = ("probe_r2", "probe_accuracy", "captured_r2", "principal_r2", "bag_r2", "captured")
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,16 @@ class HeldOut:
         probe_accuracy: its share of right classes; ``None`` for targets that are no classes.
         captured_r2: of the probe confined to the leading k autoregressive directions.
         principal_r2: of the probe confined to as many leading principal components.
+        bag_r2: of the probe confined to as many leading directions of tokens without order; ``None`` without controls.
         captured: captured_r2 over probe_r2; ``None`` where probe_r2 is not two standard errors above zero.
         ridges: the two ridges of the whole probe, relative to tr(B)/d, each chosen on one half for the other.
-        at_edge: which of the three probes chose an end of the grid.
+        at_edge: which of the probes chose an end of the grid.
         num_kept: rows that were read.
         num_groups: groups of them that were left out together.
         num_conflicts: rows that were not read, since the same tokens occur with several labels.
         rows: a hash of which rows were read, and of their targets.
         output_r2: ``probe_r2`` of each output alone, 0 where it does not vary; ``None`` for classes.
-        curves: ``captured_r2`` and ``principal_r2`` by number of directions, without errors.
+        curves: ``captured_r2``, ``principal_r2`` and with controls ``bag_r2`` by number of directions, without errors.
         learning_curve: of the whole probe, by number of rows that it was fitted on; ``None`` where curves were not
             asked for, or too few rows were kept.
 
@@ -63,6 +64,7 @@ class HeldOut:
     probe_accuracy: Estimate | None
     captured_r2: Estimate
     principal_r2: Estimate
+    bag_r2: Estimate | None
     captured: Estimate | None
     ridges: tuple[float, float]
     at_edge: tuple[str, ...]
@@ -101,7 +103,14 @@ class HeldOut:
 
 
 def held_out(
-    cov: Covariances, means: tuple[Tensor, Tensor], rows: KeptRows, basis: Tensor, k: int, *, curves: bool = True
+    cov: Covariances,
+    means: tuple[Tensor, Tensor],
+    rows: KeptRows,
+    basis: Tensor,
+    k: int,
+    *,
+    bag: Tensor | None = None,
+    curves: bool = True,
 ) -> HeldOut:
     """Held-out numbers of kept rows.
 
@@ -111,19 +120,28 @@ def held_out(
         rows: the kept rows.
         basis: ``(d, j)`` orthonormal basis of the leading autoregressive directions, nested, j >= k.
         k: number of directions.
+        bag: ``(d, j)`` likewise of the directions without order.
         curves: whether to read other numbers of directions, and probes of fewer rows.
 
     """
     reader = _Reader(cov, means, rows)
     whole = reader.read(reader.whole)
-    captured, principal = reader.read(reader.confined(basis[:, :k])), reader.read(reader.principal(k))
-    found = {"probe_r2": whole, "captured_r2": captured, "principal_r2": principal}
+    confined: dict[str, Callable[[int], RidgeProbe]] = {
+        "captured_r2": lambda size: reader.confined(basis[:, :size]),
+        "principal_r2": reader.principal,
+    }
+    if bag is not None:
+        confined["bag_r2"] = lambda size: reader.confined(bag[:, :size])
+    found = {"probe_r2": whole} | {name: reader.read(probe(k)) for name, probe in confined.items()}
     estimates = {name: reader.r2(reading) for name, reading in found.items()}
     probe_r2 = estimates["probe_r2"]
     clear = probe_r2.value > _CLEAR * probe_r2.se
     sizes = [size for size in _log_grid(basis.shape[1]) if size != k] if curves else []
     return HeldOut(
-        **estimates,
+        probe_r2=probe_r2,
+        captured_r2=estimates["captured_r2"],
+        principal_r2=estimates["principal_r2"],
+        bag_r2=estimates.get("bag_r2"),
         probe_accuracy=reader.accuracy(whole) if cov.target_gram is None else None,
         captured=estimates["captured_r2"].over(probe_r2) if clear else None,
         ridges=whole.ridges,
@@ -134,17 +152,22 @@ def held_out(
         rows=rows.digest,
         output_r2=None if cov.target_gram is None else reader.output_r2(whole),
         curves={
-            "captured_r2": {k: estimates["captured_r2"].value}
-            | {size: reader.r2_alone(reader.confined(basis[:, :size])) for size in sizes},
-            "principal_r2": {k: estimates["principal_r2"].value}
-            | {size: reader.r2_alone(reader.principal(size)) for size in sizes},
+            name: {k: estimates[name].value} | {size: reader.r2_alone(probe(size)) for size in sizes}
+            for name, probe in confined.items()
         },
         learning_curve=reader.learning_curve() if curves else None,
     )
 
 
 def read_held_out(
-    moments: Moments, cov: Covariances, kept: KeptSamples, basis: Tensor, k: int, *, curves: bool = True
+    moments: Moments,
+    cov: Covariances,
+    kept: KeptSamples,
+    basis: Tensor,
+    k: int,
+    *,
+    bag: Tensor | None = None,
+    curves: bool = True,
 ) -> HeldOut | str:
     """Held-out numbers of the kept samples, or why there are none.
 
@@ -154,6 +177,7 @@ def read_held_out(
         kept: rows of some of them.
         basis: see :func:`held_out`.
         k: see there.
+        bag: see there.
         curves: see there.
 
     """
@@ -170,7 +194,7 @@ def read_held_out(
         return f"one group has {largest:.0f} of the {rows.weights.sum():.0f} samples that were kept, more than half"
     n = moments.num_samples
     means = (moments.pooled_sum / n, moments.target_sum / n)
-    return replace(held_out(cov, means, rows, basis, k, curves=curves), num_conflicts=num_conflicts)
+    return replace(held_out(cov, means, rows, basis, k, bag=bag, curves=curves), num_conflicts=num_conflicts)
 
 
 @dataclass(frozen=True)
