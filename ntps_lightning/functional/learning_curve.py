@@ -218,9 +218,9 @@ class _Reader:
     @classmethod
     def of(cls, states: Tensor, targets: Tensor, rows: KeptRows, variances: Tensor) -> _Reader:
         order = rows.groups.argsort(stable=True)
-        parts = {name: getattr(rows, name)[order] for name in ("states", "targets", "weights", "groups")}
         states = states[order]
-        return cls(states, states @ states.T, targets[order], replace(rows, **parts), variances)
+        parts = {name: getattr(rows, name)[order] for name in ("targets", "weights", "groups")}
+        return cls(states, states @ states.T, targets[order], replace(rows, states=states, **parts), variances)
 
     def fit(self, span: tuple[int, int], grid: list[float]) -> _Fitted:
         """The probe of some groups, with the ridge that reads each best from the others."""
