@@ -75,7 +75,8 @@ class NextTokenPerceptionScore(Metric):
         num_classes: number of classes C.
         kept: pooled states that are kept for held-out numbers, float32: those with the lowest hashes of their ids, the
             same however batches are made and split over ranks. 0 keeps none.
-        controls: also measure what the same tokens would show in any order, ``held_out.bag_r2``: ``d^2`` numbers more.
+        controls: also measure what the same tokens would show in any order, ``held_out.bag_r2``: ``d^2`` numbers more,
+            and float64 products that double the time of adding a batch on a CPU.
         num_outputs: number of targets instead of classes: real ones, or labels of which a sample has any number. Each
             is divided by its standard deviation, so that all count alike.
         kwargs: ``k``, ``ridge``, ``center``, ``orthonormal``, ``pooling`` and ``precision``, see

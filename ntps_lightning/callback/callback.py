@@ -77,7 +77,8 @@ class NTPSCallback(Callback):
         dataloader_idx: which of several validation dataloaders to measure on.
         prefix: what the keys start with.
         kept: pooled states that each layer keeps for held-out numbers, the same in every epoch; 0 keeps none.
-        controls: also measure what the same tokens would show in any order, ``held_out.bag_r2``: ``d^2`` numbers more.
+        controls: also measure what the same tokens would show in any order, ``held_out.bag_r2``: ``d^2`` numbers more,
+            and float64 products that double the time of adding a batch on a CPU.
         figures: log the curves over k to loggers that take figures (with matplotlib installed).
         on_error: ``"warn"`` lets the run go on where a score fails (NaN in the hidden states, a single class, ...),
             ``"raise"`` does not.

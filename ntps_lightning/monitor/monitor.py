@@ -46,7 +46,8 @@ class NTPSMonitor:
             states after the final norm.
         num_classes: number of classes; by default the largest label seen plus one.
         kept: pooled states that each layer keeps for held-out numbers; 0 keeps none.
-        controls: also measure what the same tokens would show in any order, ``held_out.bag_r2``: ``d^2`` numbers more.
+        controls: also measure what the same tokens would show in any order, ``held_out.bag_r2``: ``d^2`` numbers more,
+            and float64 products that double the time of adding a batch on a CPU.
         accumulate_device: where the sums are kept, such as ``"cpu"`` to spare a GPU's memory; by default where the
             hidden states are.
         allow_bidirectional: score a model that looks ahead all the same; it is not called then.
