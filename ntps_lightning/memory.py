@@ -15,21 +15,24 @@ from ntps_lightning.functional.moments import moment_shapes
 _BYTES = 8
 
 
-def state_bytes(num_layers: int, hidden_size: int, num_outputs: int, *, classes: bool = True, kept: int = 0) -> int:
+def state_bytes(
+    num_layers: int, hidden_size: int, num_outputs: int, *, classes: bool = True, kept: int = 0, controls: bool = False
+) -> int:
     """Bytes of ``num_layers`` layers: every state of the metric, float64 sums over samples and rows that are kept."""
-    shapes = moment_shapes(hidden_size, num_outputs, classes=classes).values()
+    shapes = moment_shapes(hidden_size, num_outputs, classes=classes, controls=controls).values()
     rows = kept_shapes(kept, hidden_size, num_outputs, classes=classes).values()
     sums = sum(math.prod(shape) for shape in shapes) * _BYTES
     return num_layers * (sums + sum(math.prod(shape) * dtype.itemsize for shape, dtype, _ in rows))
 
 
-def scratch_bytes(hidden_size: int) -> int:
+def scratch_bytes(hidden_size: int, *, controls: bool = False) -> int:
     """Bytes that are taken for a while, beside the sums: while a batch is added, by 4,096 tokens x 2 d and two d x d
-    products in float32 and the sums of these in float64, or while one layer is solved, by 13 d x d matrices in float64;
+    products in float32 and the sums of these in float64, or while one layer is solved, by 13 d x d matrices in float64
+    (17 with controls);
     and 16 MiB for what libraries allocate. ``python -m benchmarks.memory`` holds this against what is measured.
     """
     adding = 4096 * (2 * hidden_size + 16) * 4 + 2 * hidden_size**2 * (4 + _BYTES)
-    return max(adding, 13 * hidden_size**2 * _BYTES) + 2**24
+    return max(adding, (17 if controls else 13) * hidden_size**2 * _BYTES) + 2**24
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class MemoryEstimate:
         kept: pooled states that each layer keeps.
         processes: how many keep such sums in the same memory; of a host by default those that the launcher names.
         measurements: how many are under way at once: two in a validation that a baseline is measured in as well.
+        controls: whether what the directions without order need is summed too.
 
     """
 
@@ -56,6 +60,7 @@ class MemoryEstimate:
     kept: int = 0
     processes: int | None = None
     measurements: int = 1
+    controls: bool = False
 
     def __str__(self) -> str:
         free = self._free()
@@ -68,7 +73,7 @@ class MemoryEstimate:
             SetupError: If the device does not have it; the message says how many layers fit.
 
         """
-        states, scratch, free = self._states(), scratch_bytes(self.hidden_size), self._free()
+        states, scratch, free = self._states(), self._scratch(), self._free()
         if free is None or states + scratch <= free:
             return
         fit = max(0, free - scratch) * self.num_layers // states
@@ -79,11 +84,12 @@ class MemoryEstimate:
 
     def _need(self) -> str:
         square = "" if self.classes else " + C²"
-        each = f"(3 d² + d C{square} + ...) x {_BYTES} bytes at d = {self.hidden_size}, C = {self.num_outputs or '?'}"
+        numbers = f"{3 + self.controls} d² + d C{square} + ..."
+        each = f"({numbers}) x {_BYTES} bytes at d = {self.hidden_size}, C = {self.num_outputs or '?'}"
         each += f" and {self.kept} kept states" if self.kept else ""
         layers = f"{self.measurements} measurements x " if self.measurements > 1 else ""
         layers += f"{self.num_layers} layers"
-        states, scratch = _size(self._states()), _size(scratch_bytes(self.hidden_size))
+        states, scratch = _size(self._states()), _size(self._scratch())
         return f"{states} on {self.device}: {layers} x {each}, and {scratch} of scratch memory"
 
     def _room(self, free: int) -> str:
@@ -98,8 +104,18 @@ class MemoryEstimate:
         free = available_bytes(self.device)
         return None if free is None else free // self._sharing()
 
+    def _scratch(self) -> int:
+        return scratch_bytes(self.hidden_size, controls=self.controls)
+
     def _states(self) -> int:
-        each = state_bytes(self.num_layers, self.hidden_size, self.num_outputs, classes=self.classes, kept=self.kept)
+        each = state_bytes(
+            self.num_layers,
+            self.hidden_size,
+            self.num_outputs,
+            classes=self.classes,
+            kept=self.kept,
+            controls=self.controls,
+        )
         return self.measurements * each
 
 

@@ -65,7 +65,7 @@ def _kept_worker(rank: int, out: str, address: str) -> None:
     hidden, mask, labels, ids, groups = torch.load(f"{out}/data.pt")
     found = []
     for own_groups in (None, groups):
-        metric = NextTokenPerceptionScore(6, 3, kept=CAPACITY)
+        metric = NextTokenPerceptionScore(6, 3, kept=CAPACITY, controls=True)
         for part in torch.arange(rank, len(labels), 2).flip(0).split(7 + rank):
             metric.update(
                 hidden[part], labels[part], mask[part], ids[part], None if own_groups is None else groups[part]
@@ -73,7 +73,8 @@ def _kept_worker(rank: int, out: str, address: str) -> None:
         with metric.sync_context():
             found.append(_rows(metric))
         assert len(_rows(metric)["states"]) > 0, "its own again"
-        found.append(metric.details().held_out.probe_r2.value)
+        held_out = metric.details().held_out
+        found.append((held_out.probe_r2.value, held_out.bag_r2.value, held_out.rows))
         metric.reduce_(1)
         if rank == 1:
             found.append(_rows(metric))
@@ -92,7 +93,7 @@ def test_the_kept_rows_of_two_processes_are_those_of_one(rng, tmp_path):
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     reduced = [ranks[1].pop(5), ranks[1].pop(2)][::-1]
     for i, own_groups in enumerate((None, groups)):
-        one = NextTokenPerceptionScore(6, 3, kept=CAPACITY)
+        one = NextTokenPerceptionScore(6, 3, kept=CAPACITY, controls=True)
         one.update(hidden, labels, mask, ids, own_groups)
         wanted = _rows(one)
         assert 20 <= len(wanted["states"]) <= CAPACITY
@@ -100,4 +101,6 @@ def test_the_kept_rows_of_two_processes_are_those_of_one(rng, tmp_path):
         for rows in (ranks[0][2 * i], ranks[1][2 * i], reduced[i]):
             assert all(torch.equal(rows[name], wanted[name]) for name in wanted), "to the bit"
         for rank in ranks:
-            assert rank[2 * i + 1] == pytest.approx(one.details().held_out.probe_r2.value, abs=1e-9)
+            held_out = one.details().held_out
+            assert rank[2 * i + 1][:2] == pytest.approx((held_out.probe_r2.value, held_out.bag_r2.value), abs=1e-9)
+            assert rank[2 * i + 1][2] == held_out.rows, "the same rows, wherever they were brought together"

@@ -8,12 +8,20 @@ from ntps_lightning import NextTokenPerceptionScore, available
 from ntps_lightning.memory import MemoryEstimate, state_bytes
 
 
+@pytest.mark.parametrize("controls", [False, True])
 @pytest.mark.parametrize(("hidden_size", "num_classes"), [(16, 3), (64, 1000)])
-def test_every_state_of_the_metric_is_counted(hidden_size, num_classes):
-    metric = NextTokenPerceptionScore(hidden_size, num_classes, kept=100)
+def test_every_state_of_the_metric_is_counted(hidden_size, num_classes, controls):
+    metric = NextTokenPerceptionScore(hidden_size, num_classes, kept=100, controls=controls)
     states = [getattr(metric, name) for name in metric._defaults if not name.startswith(("pooling", "kept_limit"))]
     each = sum(state.numel() * state.itemsize for state in states)
-    assert state_bytes(2, hidden_size, num_classes, kept=100) == 2 * (each + 8)
+    assert state_bytes(2, hidden_size, num_classes, kept=100, controls=controls) == 2 * (each + 8)
+
+
+def test_controls_are_part_of_the_estimate():
+    plain, with_them = (MemoryEstimate(3, 512, 4, torch.device("cpu"), controls=controls) for controls in (False, True))
+    assert "(3 d² + d C + ...)" in str(plain)
+    assert "(4 d² + d C + ...)" in str(with_them)
+    assert with_them._states() - plain._states() == 3 * 8 * 513 * 512
 
 
 def test_what_there_is_no_room_for_is_refused(monkeypatch):

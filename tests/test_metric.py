@@ -9,6 +9,8 @@ from torch import nn
 from torchmetrics import MeanMetric, MetricCollection, MetricTracker
 
 from ntps_lightning import NextTokenPerceptionScore, next_token_perception_score
+from ntps_lightning.functional.held_out import read_held_out
+from ntps_lightning.functional.moments import covariances
 from tests.support import oracle
 from tests.support.data import pad, sequences
 
@@ -265,6 +267,60 @@ def test_kept_rows_survive_what_metrics_go_through(batches, way):
         found = with_ids(batches, metric)
     assert all(torch.equal(a, b) for a, b in zip(kept_rows(found), wanted, strict=True))
     assert len(wanted[0]) == 30
+
+
+@pytest.mark.parametrize("way", ["merge", "forward", "pickle", "clone", "state_dict", "device", "reset"])
+def test_controls_survive_what_metrics_go_through(batches, way):
+    metric = with_ids(batches, NextTokenPerceptionScore(6, 3, controls=True))
+    wanted = metric.details().held_out
+    found = NextTokenPerceptionScore(6, 3, controls=True)
+    if way == "merge":
+        other = with_ids(batches[:2], NextTokenPerceptionScore(6, 3, controls=True))
+        first = 2 * 25
+        for hidden, mask, labels in batches[2:]:
+            found.update(hidden, labels, mask, torch.arange(first, first + len(labels)))
+            first += len(labels)
+        found.merge_state(other)
+    elif way == "forward":
+        for hidden, mask, labels in batches:
+            found(hidden, labels, mask, torch.arange(int(found.num_samples), int(found.num_samples) + len(labels)))
+    elif way == "pickle":
+        found = pickle.loads(pickle.dumps(metric))
+    elif way == "clone":
+        found = metric.clone()
+        metric.reset()
+    elif way == "state_dict":
+        metric.persistent(True)
+        found.persistent(True)
+        found.load_state_dict(metric.state_dict())
+    elif way == "device":
+        found = metric.to("cpu").to(torch.bfloat16)
+    else:
+        metric.reset()
+        assert not metric.bag_products.any()
+        found = with_ids(batches, metric)
+    assert found.bag_products.dtype == torch.float64
+    held_out = found.details().held_out
+    assert held_out.bag_r2.value == pytest.approx(wanted.bag_r2.value, abs=1e-9)
+    assert held_out.curves["bag_r2"] == pytest.approx(wanted.curves["bag_r2"], abs=1e-9)
+
+
+def test_the_bag_is_the_probe_in_the_directions_without_order(batches):
+    metric = with_ids(batches, NextTokenPerceptionScore(6, 3, k=2, controls=True))
+    found = metric.details().held_out
+    cov = covariances(metric._moments(), center=True)
+    directions = oracle.generalized((cov.prefix_next + cov.prefix_next.T).numpy(), cov.bag.numpy())[1]
+    basis = torch.linalg.qr(torch.from_numpy(directions.copy()))[0]
+    again = read_held_out(metric._moments(), cov, metric._kept(), basis, 2)
+    assert found.bag_r2.value == pytest.approx(again.captured_r2.value, abs=1e-9)
+    assert found.bag_r2.se == pytest.approx(again.captured_r2.se, rel=1e-7)
+    assert found.bag_r2.value != pytest.approx(found.captured_r2.value, abs=1e-3)
+    assert found.curves["bag_r2"][2] == found.bag_r2.value
+    assert found.curves["bag_r2"][6] == pytest.approx(found.curves["principal_r2"][6], abs=1e-9)
+    plain = with_ids(batches, NextTokenPerceptionScore(6, 3, k=2)).details().held_out
+    assert plain.bag_r2 is None
+    assert "bag_r2" not in plain.curves
+    assert plain.captured_r2.value == found.captured_r2.value
 
 
 def make_larger(batches):

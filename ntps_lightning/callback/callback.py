@@ -80,6 +80,8 @@ class NTPSCallback(Callback):
         dataloader_idx: which of several validation dataloaders to measure on.
         prefix: what the keys start with.
         kept: pooled states that each layer keeps for held-out numbers, the same in every epoch; 0 keeps none.
+        controls: also measure what the same tokens would show in any order, ``held_out.bag_r2``: ``d^2`` numbers more,
+            and float64 products that double the time of adding a batch on a CPU.
         figures: log the curves over k to loggers that take figures (with matplotlib installed).
         on_error: ``"warn"`` lets the run go on where a score fails (NaN in the hidden states, a single class, ...),
             ``"raise"`` does not.
@@ -119,6 +121,7 @@ class NTPSCallback(Callback):
         prefix: str = "ntps",
         figures: bool = True,
         kept: int = 2048,
+        controls: bool = False,
         on_error: OnError = "warn",
         accumulate_device: str | torch.device | None = None,
         allow_bidirectional: bool = False,
@@ -139,6 +142,7 @@ class NTPSCallback(Callback):
         self.prefix = prefix
         self.figures = figures
         self.kept = kept
+        self.controls = controls
         self.accumulate_device = None if accumulate_device is None else torch.device(accumulate_device)
         self.allow_bidirectional = allow_bidirectional
         self.options = ScoreOptions(**options)
@@ -322,6 +326,7 @@ class NTPSCallback(Callback):
             layers=self.layers,
             num_classes=self.num_classes,
             kept=self.kept,
+            controls=self.controls,
             accumulate_device=self.accumulate_device,
             **asdict(self.options),
         )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ntps_lightning.functional.bag import bag_products
 from ntps_lightning.functional.finite import refuse_unsummable_parts
 from ntps_lightning.functional.inputs import to_tensor
 from ntps_lightning.functional.moments import Moments
@@ -24,6 +25,7 @@ def batch_moments(
     num_classes: int | None = None,
     pooling: Pooling = "mean",
     precision: Precision = "highest",
+    controls: bool = False,
 ) -> Moments:
     """The moments of one batch.
 
@@ -34,6 +36,7 @@ def batch_moments(
         num_classes: number of classes C; by default the largest label plus one.
         pooling: see :class:`~ntps_lightning.ScoreOptions`.
         precision: see :class:`~ntps_lightning.ScoreOptions`.
+        controls: take what the directions without order need, too.
 
     Raises:
         ValueError: If shapes disagree, a label is out of range, a sample has no valid token, or a valid hidden state
@@ -49,7 +52,8 @@ def batch_moments(
         num_outputs = targets.shape[1]
     hidden_states = to_tensor(hidden_states, "hidden_states", "floating (N, T, d)")
     hidden_size = hidden_states.shape[-1] if hidden_states.ndim else 0
-    moments = Moments.zeros(hidden_size, num_outputs, classes=classes, device=hidden_states.device)
+    device = hidden_states.device
+    moments = Moments.zeros(hidden_size, num_outputs, device, classes=classes, controls=controls)
     accumulate_(moments, hidden_states, targets, attention_mask, pooling=pooling, precision=precision)
     return moments
 
@@ -96,7 +100,10 @@ def accumulate_(
         for part, hidden, target, rows in zip(*zip(*parts, strict=True), torch.split(found, sizes), strict=True):
             prefixes = prefix_sums(hidden, part).to(device)
             prefixes.add_to_(moments)
-            pooled = prefixes.totals() / prefixes.lengths[:, None]
+            totals = prefixes.totals()
+            if moments.bag_products.numel():
+                moments.bag_products.add_(bag_products(hidden, part, totals))
+            pooled = totals / prefixes.lengths[:, None]
             if pooling == "last":
                 pooled = hidden[part.samples, part.last].to(device, torch.float64)
             _accumulate_pooled_(moments, pooled, target[part.samples.to(target.device)])

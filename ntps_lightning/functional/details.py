@@ -50,6 +50,9 @@ class NTPSDetails:
         held_out: what a probe reads of samples that it was not fitted on, from kept rows; ``None`` where there are
             none, or they cannot tell.
         not_held_out: why ``held_out`` is ``None``.
+        gcv_r2: where no rows are kept, what ``probe_r2`` would be on other samples, by generalized cross-validation,
+            which takes samples to be independent (METHOD 33); ``None`` where rows are kept, or with curves up to ``k``
+            alone.
 
     """
 
@@ -75,6 +78,7 @@ class NTPSDetails:
     subspace_error: float = 0.0
     held_out: HeldOut | None = None
     not_held_out: str = ""
+    gcv_r2: float | None = None
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> NTPSDetails:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,28 @@ def probe_mse_r2(cov: Covariances, whitener: Whitening, ridge: float) -> tuple[T
     weights = whitener.unwhiten(whitened)
     errors = cov.target_squares - whitened.square().sum(0) - ridge * weights.square().sum(0)
     return (errors * cov.target_scale.square()).mean(), 1 - errors.sum() / cov.target_variance.sum()
+
+
+def gcv_r2(cov: Covariances, grid: Sequence[float]) -> float:
+    """R² of the ridge probe by generalized cross-validation (METHOD 33; Golub, Heath and Wahba, Technometrics 1979):
+    what it would be on other samples, without rows to read.
+
+    Args:
+        cov: centred covariances.
+        grid: ridges, relative to tr(B)/d, of which the one of least error is taken.
+
+    """
+    n = cov.num_samples
+    eigenvalues, vectors = torch.linalg.eigh(cov.perception)
+    eigenvalues = eigenvalues.clamp(min=0)
+    explained = (vectors.T @ cov.cross).square().sum(1)
+    variance = cov.target_variance.sum()
+    ridges = torch.tensor(list(grid), dtype=eigenvalues.dtype, device=eigenvalues.device)[:, None] * eigenvalues.mean()
+    damped = eigenvalues + ridges
+    errors = variance - ((eigenvalues + 2 * ridges) / damped.square()) @ explained
+    free = 1 - (1 + (eigenvalues / damped).sum(1)) / n
+    error = torch.where(free > 0, errors / free.square(), torch.inf).min()
+    return float(1 - error / (variance / (1 - 1 / n) ** 2))
 
 
 def h_score(moments: Moments, cov: Covariances, whitener: Whitening) -> Tensor:

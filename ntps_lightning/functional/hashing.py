@@ -17,6 +17,14 @@ def mix(value: Tensor) -> Tensor:
     return value
 
 
+def mix_keys(keys: Tensor) -> Tensor:
+    """``()`` hash of ``(N, c)`` int64 rows, in whatever order."""
+    found = torch.zeros_like(keys[:, 0])
+    for column in keys.unbind(1):
+        found = mix(found * GAMMA + column)
+    return found.sum()
+
+
 def mix_rows(values: Tensor) -> Tensor:
     """``(N,)`` hashes of the rows of ``(N, C)`` float32 numbers."""
     bits = values.contiguous().view(torch.int32).long()

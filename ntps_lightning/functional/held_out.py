@@ -19,6 +19,7 @@ from ntps_lightning.functional.jackknife import (
 )
 from ntps_lightning.functional.kept import Blocks, KeptRows
 from ntps_lightning.functional.kept_samples import KeptSamples
+from ntps_lightning.functional.learning_curve import LearningCurve, learning_curve
 from ntps_lightning.functional.moments import Covariances, Moments
 from ntps_lightning.functional.ridge_probe import Fit, RidgeProbe, cross_fitted_ridges, mean_fit
 
@@ -27,10 +28,12 @@ GRID = [10 ** (exponent / 2) for exponent in range(-8, 5)]
 # A probe that its ridge has silenced looks surer than it is: errors are those of one that speaks.
 _MOST_RIDGE = 1.0
 _FEWEST_ROWS = 20
+# The variance of a kept row's target, of one on average, below which it is rounding.
+_CONSTANT = 1e-12
 # A ratio is shown where its denominator is so many standard errors above zero.
 _CLEAR = 2.0
 
-_ESTIMATES = ("probe_r2", "probe_accuracy", "captured_r2", "principal_r2", "captured")
+_ESTIMATES = ("probe_r2", "probe_accuracy", "captured_r2", "principal_r2", "bag_r2", "captured")
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,18 @@ class HeldOut:
         probe_accuracy: its share of right classes; ``None`` for targets that are no classes.
         captured_r2: of the probe confined to the leading k autoregressive directions.
         principal_r2: of the probe confined to as many leading principal components.
+        bag_r2: of the probe confined to as many leading directions of tokens without order; ``None`` without controls.
         captured: captured_r2 over probe_r2; ``None`` where probe_r2 is not two standard errors above zero.
         ridges: the two ridges of the whole probe, relative to tr(B)/d, each chosen on one half for the other.
-        at_edge: which of the three probes chose an end of the grid.
+        at_edge: which of the probes chose an end of the grid.
         num_kept: rows that were read.
         num_groups: groups of them that were left out together.
         num_conflicts: rows that were not read, since the same tokens occur with several labels.
-        curves: ``captured_r2`` and ``principal_r2`` by number of directions, without errors.
+        rows: a hash of which rows were read, and of their targets.
+        output_r2: ``probe_r2`` of each output alone, 0 where it does not vary; ``None`` for classes.
+        curves: ``captured_r2``, ``principal_r2`` and with controls ``bag_r2`` by number of directions, without errors.
+        learning_curve: of the whole probe, by number of rows that it was fitted on; ``None`` where curves were not
+            asked for, or too few rows were kept.
 
     """
 
@@ -56,24 +64,53 @@ class HeldOut:
     probe_accuracy: Estimate | None
     captured_r2: Estimate
     principal_r2: Estimate
+    bag_r2: Estimate | None
     captured: Estimate | None
     ridges: tuple[float, float]
     at_edge: tuple[str, ...]
     num_kept: int
     num_groups: int
     num_conflicts: int
+    rows: int
+    output_r2: tuple[float, ...] | None
     curves: dict[str, dict[int, float]]
+    learning_curve: LearningCurve | None
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> HeldOut:
         """What :func:`dataclasses.asdict` has made plain."""
         estimates = {name: Estimate(**value) for name, value in state.items() if name in _ESTIMATES and value}
-        fields: dict[str, Any] = {**state, **estimates}
+        curve = state["learning_curve"] and LearningCurve.of(state["learning_curve"])
+        fields: dict[str, Any] = {**state, **estimates, "learning_curve": curve}
         return cls(**fields)
+
+    def since(self, earlier: HeldOut) -> dict[str, Estimate] | None:
+        """By how much each estimate has changed, its standard error that of the change: errors that both share, since
+        the same rows were read, are not counted.
+
+        Args:
+            earlier: an earlier measurement, or another model's or layer's.
+
+        Returns:
+            The differences of those that both have; ``None`` where other rows were read, or were fitted together with
+            another number of samples. Rows are told apart by their ids and targets.
+
+        """
+        if self.rows != earlier.rows or self.probe_r2.unseen != earlier.probe_r2.unseen:
+            return None
+        both = {name: (getattr(self, name), getattr(earlier, name)) for name in _ESTIMATES}
+        return {name: now.minus(then) for name, (now, then) in both.items() if now is not None and then is not None}
 
 
 def held_out(
-    cov: Covariances, means: tuple[Tensor, Tensor], rows: KeptRows, basis: Tensor, k: int, *, curves: bool = True
+    cov: Covariances,
+    means: tuple[Tensor, Tensor],
+    rows: KeptRows,
+    basis: Tensor,
+    k: int,
+    *,
+    bag: Tensor | None = None,
+    curves: bool = True,
 ) -> HeldOut:
     """Held-out numbers of kept rows.
 
@@ -83,19 +120,28 @@ def held_out(
         rows: the kept rows.
         basis: ``(d, j)`` orthonormal basis of the leading autoregressive directions, nested, j >= k.
         k: number of directions.
-        curves: whether to read other numbers of directions too.
+        bag: ``(d, j)`` likewise of the directions without order.
+        curves: whether to read other numbers of directions, and probes of fewer rows.
 
     """
     reader = _Reader(cov, means, rows)
     whole = reader.read(reader.whole)
-    captured, principal = reader.read(reader.confined(basis[:, :k])), reader.read(reader.principal(k))
-    found = {"probe_r2": whole, "captured_r2": captured, "principal_r2": principal}
+    confined: dict[str, Callable[[int], RidgeProbe]] = {
+        "captured_r2": lambda size: reader.confined(basis[:, :size]),
+        "principal_r2": reader.principal,
+    }
+    if bag is not None:
+        confined["bag_r2"] = lambda size: reader.confined(bag[:, :size])
+    found = {"probe_r2": whole} | {name: reader.read(probe(k)) for name, probe in confined.items()}
     estimates = {name: reader.r2(reading) for name, reading in found.items()}
     probe_r2 = estimates["probe_r2"]
     clear = probe_r2.value > _CLEAR * probe_r2.se
     sizes = [size for size in _log_grid(basis.shape[1]) if size != k] if curves else []
     return HeldOut(
-        **estimates,
+        probe_r2=probe_r2,
+        captured_r2=estimates["captured_r2"],
+        principal_r2=estimates["principal_r2"],
+        bag_r2=estimates.get("bag_r2"),
         probe_accuracy=reader.accuracy(whole) if cov.target_gram is None else None,
         captured=estimates["captured_r2"].over(probe_r2) if clear else None,
         ridges=whole.ridges,
@@ -103,17 +149,25 @@ def held_out(
         num_kept=len(rows.states),
         num_groups=rows.num_groups,
         num_conflicts=0,
+        rows=rows.digest,
+        output_r2=None if cov.target_gram is None else reader.output_r2(whole),
         curves={
-            "captured_r2": {k: estimates["captured_r2"].value}
-            | {size: reader.r2_alone(reader.confined(basis[:, :size])) for size in sizes},
-            "principal_r2": {k: estimates["principal_r2"].value}
-            | {size: reader.r2_alone(reader.principal(size)) for size in sizes},
+            name: {k: estimates[name].value} | {size: reader.r2_alone(probe(size)) for size in sizes}
+            for name, probe in confined.items()
         },
+        learning_curve=reader.learning_curve() if curves else None,
     )
 
 
 def read_held_out(
-    moments: Moments, cov: Covariances, kept: KeptSamples, basis: Tensor, k: int, *, curves: bool = True
+    moments: Moments,
+    cov: Covariances,
+    kept: KeptSamples,
+    basis: Tensor,
+    k: int,
+    *,
+    bag: Tensor | None = None,
+    curves: bool = True,
 ) -> HeldOut | str:
     """Held-out numbers of the kept samples, or why there are none.
 
@@ -123,6 +177,7 @@ def read_held_out(
         kept: rows of some of them.
         basis: see :func:`held_out`.
         k: see there.
+        bag: see there.
         curves: see there.
 
     """
@@ -139,7 +194,7 @@ def read_held_out(
         return f"one group has {largest:.0f} of the {rows.weights.sum():.0f} samples that were kept, more than half"
     n = moments.num_samples
     means = (moments.pooled_sum / n, moments.target_sum / n)
-    return replace(held_out(cov, means, rows, basis, k, curves=curves), num_conflicts=num_conflicts)
+    return replace(held_out(cov, means, rows, basis, k, bag=bag, curves=curves), num_conflicts=num_conflicts)
 
 
 @dataclass(frozen=True)
@@ -196,12 +251,18 @@ class _Reader:
 
     def r2_alone(self, probe: RidgeProbe) -> float:
         """Without."""
-        first, second = (
-            fit.without_own(self._blocks, self._rows.weights).square().sum(1)
-            for fit in self.read(probe).fits(torch.inf)
-        )
-        squares = torch.where(self._rows.halves[self._rows.groups], first, second)
-        return 1 - float(squares @ self._rows.weights / self._variances.total)
+        return 1 - float(self._squares(self.read(probe)).sum() / self._variances.total)
+
+    def output_r2(self, reading: _Reading) -> tuple[float, ...]:
+        """Of each output, without errors."""
+        mean = mean_fit(self._cov.num_samples, self._targets).without_own(self._blocks, self._rows.weights)
+        squares, variances = self._squares(reading), self._rows.weights @ mean.square()
+        return tuple(torch.where(variances > _CONSTANT * len(self._targets), 1 - squares / variances, 0).tolist())
+
+    def learning_curve(self) -> LearningCurve | None:
+        """Of the whole probe."""
+        classes = self._cov.target_gram is None
+        return learning_curve(self._states, self._targets, self._rows, self._variances.own, grid=GRID, classes=classes)
 
     def accuracy(self, reading: _Reading) -> Estimate:
         """With its standard error."""
@@ -213,6 +274,12 @@ class _Reader:
 
     def _probe(self, eigenvalues: Tensor, rows: Tensor, cross: Tensor) -> RidgeProbe:
         return RidgeProbe(self._cov.num_samples, eigenvalues.clamp(min=0), rows, cross, self._targets)
+
+    def _squares(self, reading: _Reading) -> Tensor:
+        """``(C,)`` squared errors of the kept rows, each with the ridge of its half."""
+        first, second = (fit.without_own(self._blocks, self._rows.weights) for fit in reading.fits(torch.inf))
+        residuals = torch.where(self._rows.halves[self._rows.groups][:, None], first, second)
+        return self._rows.weights @ residuals.square()
 
     def _both(self, fits: tuple[Fit, Fit], losses: Callable[[Fit, KeptRows, Blocks, Tensor], Losses]) -> Losses:
         halves = self._rows.halves

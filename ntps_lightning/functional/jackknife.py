@@ -98,27 +98,61 @@ def classification_errors(fit: Fit, rows: KeptRows, blocks: Blocks, counted: Ten
     its best rival is therefore told by a step as wide as the density of margins can be known (Silverman's rule).
 
     """
-    residuals = fit.without_own(blocks, rows.weights)
-    truth = rows.targets.argmax(1)
-    scores = rows.targets - residuals
-    rival = scores.scatter(1, truth[:, None], -torch.inf).argmax(1)
-    margins = 1 - _between(residuals, truth, rival)
-    width = 1.06 * float(margins.std()) * len(margins) ** -0.2
-
-    def smooth(margins: Tensor) -> Tensor:
-        step: Tensor = torch.special.ndtr(-margins / width)
-        return step
+    found = Decisions.of(fit.without_own(blocks, rows.weights), rows.targets)
+    truth, rival = found.truth, found.rival
 
     def of_a_group(residuals: Tensor, index: Tensor) -> Tensor:
-        return smooth(1 - _between(residuals, truth[index], rival[index]))
+        return found.softened(1 - _between(residuals, truth[index], rival[index]))
 
     if blocks.single:
-        others = _single_pairs(fit, rows, counted, lambda pairs: smooth(1 - pairs.between(truth, rival)))
+        others = _single_pairs(fit, rows, counted, lambda pairs: found.softened(1 - pairs.between(truth, rival)))
     else:
         others = _group_pairs(fit, rows, counted, of_a_group)
     weights = rows.weights * counted[rows.groups]
-    shift = _by_group((smooth(margins) - (margins < 0).double()) * weights, rows)
-    return Losses(_by_group((margins < 0).double() * weights, rows), others - (shift.sum() - shift[: rows.num_left]))
+    shift = _by_group((found.softened(found.margins) - found.wrong) * weights, rows)
+    return Losses(_by_group(found.wrong * weights, rows), others - (shift.sum() - shift[: rows.num_left]))
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Rows by the margin between the score of their true class and that of its best rival.
+
+    Args:
+        truth: ``(m,)`` classes.
+        rival: ``(m,)`` the best of all others.
+        margins: ``(m,)`` below zero where the rival is chosen.
+        width: of the step that tells of changes: as wide as the density of margins can be known.
+
+    """
+
+    truth: Tensor
+    rival: Tensor
+    margins: Tensor
+    width: float
+
+    @classmethod
+    def of(cls, residuals: Tensor, targets: Tensor) -> Decisions:
+        """Of ``(m, C)`` residuals and one-hot targets."""
+        truth = targets.argmax(1)
+        rival = (targets - residuals).scatter(1, truth[:, None], -torch.inf).argmax(1)
+        margins = 1 - _between(residuals, truth, rival)
+        return cls(truth, rival, margins, 1.06 * float(margins.std()) * len(margins) ** -0.2)
+
+    @property
+    def wrong(self) -> Tensor:
+        """``(m,)`` 1 where the rival is chosen."""
+        return (self.margins < 0).double()
+
+    def softened(self, margins: Tensor) -> Tensor:
+        """The same of other margins, by a step of this width."""
+        step: Tensor = torch.special.ndtr(-margins / self.width)
+        return step
+
+    @property
+    def density(self) -> Tensor:
+        """``(m,)`` by how much that falls with a margin."""
+        scaled = self.margins / self.width
+        return torch.exp(-scaled.square() / 2) / (self.width * math.sqrt(2 * math.pi))
 
 
 def _between(residuals: Tensor, truth: Tensor, rival: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ class KeptRows:
         weights: ``(m,)`` how many samples each row stands for.
         groups: ``(m,)`` int64, from 0 on without a gap: rows of one group are left out together.
         halves: ``(G,)`` bool, which half each group belongs to.
+        digest: a hash of which samples these are, and of their targets; the states are no part of it.
 
     """
 
@@ -29,6 +30,7 @@ class KeptRows:
     weights: Tensor
     groups: Tensor
     halves: Tensor
+    digest: int
 
     @property
     def num_groups(self) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from ntps_lightning.functional.hashing import mix, mix_rows
+from ntps_lightning.functional.hashing import mix, mix_keys, mix_rows
 from ntps_lightning.functional.kept import KeptRows
 
 _NONE_DROPPED = torch.iinfo(torch.int64).max
@@ -127,6 +127,7 @@ class KeptSamples:
             weights=keys[:, _COUNT].double(),
             groups=groups,
             halves=order % 2 == 0,
+            digest=int(mix_keys(keys[:, :_CONFLICT])),
         )
         return rows, int((filled & ~known).sum())
 

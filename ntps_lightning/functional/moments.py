@@ -32,6 +32,12 @@ class Moments:
         position_sums: ``(3,)`` :math:`\sum \sum_{t<T} (1, t, t^2)`, likewise.
         rounding: ``(d,)`` the diagonals of the products over prefixes of residuals, each times the machine epsilon that
             it was taken with.
+        bag_products: ``(d + 1, d)`` with :math:`Q = \sum x x^\top` and :math:`s = \sum x` of a sample,
+            :math:`\sum \frac{T + 1}{6} Q + \frac{T - 2}{3} s s^\top` for C0 averaged over orders, and
+            :math:`\sum \frac{(T - 1)(2 T - 1)}{6} s^\top` for moving its origin; ``(0, 0)`` without controls.
+        bag_products: ``(d + 1, d)`` :math:`\sum \frac{T + 1}{6} Q + \frac{T - 2}{3} s s^\top` with :math:`Q = \sum x
+            x^\top` and :math:`s = \sum x` of a sample, and :math:`\sum \frac{(T - 1)(2 T - 1)}{6} s^\top` for moving
+            the origin; ``(0, 0)`` without controls.
 
     """
 
@@ -45,13 +51,20 @@ class Moments:
     next_sum: Tensor
     position_sums: Tensor
     rounding: Tensor
+    bag_products: Tensor
 
     @classmethod
     def zeros(
-        cls, hidden_size: int, num_outputs: int, device: torch.device | str | None = None, *, classes: bool = True
+        cls,
+        hidden_size: int,
+        num_outputs: int,
+        device: torch.device | str | None = None,
+        *,
+        classes: bool = True,
+        controls: bool = False,
     ) -> Moments:
         """The sums over no sample; for the arguments see :func:`moment_shapes`."""
-        shapes = moment_shapes(hidden_size, num_outputs, classes=classes)
+        shapes = moment_shapes(hidden_size, num_outputs, classes=classes, controls=controls)
         return cls(**{name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()})
 
     def to(self, device: torch.device | str) -> Moments:
@@ -62,9 +75,11 @@ class Moments:
         return Moments(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
-def moment_shapes(hidden_size: int, num_outputs: int, *, classes: bool = True) -> dict[str, tuple[int, ...]]:
+def moment_shapes(
+    hidden_size: int, num_outputs: int, *, classes: bool = True, controls: bool = False
+) -> dict[str, tuple[int, ...]]:
     """The shape of every field of :class:`Moments` for ``d = hidden_size`` and ``C = num_outputs``: classes, of which
-    each sample has one, or targets.
+    each sample has one, or targets; with ``controls``, also of what the directions without order need.
     """
     d, c = hidden_size, num_outputs
     return {
@@ -78,6 +93,7 @@ def moment_shapes(hidden_size: int, num_outputs: int, *, classes: bool = True) -
         "next_sum": (d,),
         "position_sums": (3,),
         "rounding": (d,),
+        "bag_products": (d + 1, d) if controls else (0, 0),
     }
 
 
@@ -99,6 +115,7 @@ class Covariances:
         prefix: ``(d, d)`` C0.
         prefix_next: ``(d, d)`` C1.
         rounding: what the rounding of products may have added to C0 with unit diagonal, on average.
+        bag: ``(d, d)`` C0 averaged over all orders of the tokens of each sample; ``None`` without controls.
 
     """
 
@@ -113,6 +130,7 @@ class Covariances:
     prefix: Tensor
     prefix_next: Tensor
     rounding: float
+    bag: Tensor | None = None
 
     @property
     def target_variance(self) -> Tensor:
@@ -154,7 +172,15 @@ def covariances(moments: Moments, *, center: bool) -> Covariances:
         prefix=prefix.add_(prefix.tril(-1).T),
         prefix_next=_minus(next_prefix.T, n, [prefix_sum, origin], [origin, m.next_sum - t * origin]),
         rounding=float((m.rounding / n / prefix.diagonal().clamp(min=torch.finfo(prefix.dtype).tiny)).mean()),
+        bag=_bag(m, origin) if m.bag_products.numel() else None,
     )
+
+
+def _bag(moments: Moments, origin: Tensor) -> Tensor:
+    """C0 averaged over orders, whose mean prefix sums are t/T of the whole: as such they move with the origin."""
+    gram, linear = moments.bag_products[:-1], moments.bag_products[-1]
+    half = linear - moments.position_sums[2] / 2 * origin
+    return _minus(gram, int(moments.num_samples), [half, origin], [origin, half])
 
 
 def _scaled_targets(moments: Moments, origin: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -77,25 +77,39 @@ class RidgeProbe:
 
     def at(self, ridge: float) -> Fit:
         """The probe with a ridge relative to the mean eigenvalue."""
-        features = self.rows / (self._damped(ridge) * self.num_samples).sqrt()
+        features = self.rows / (self.damped(ridge) * self.num_samples).sqrt()
         return Fit(self.num_samples, self.residuals(ridge), features)
 
     def residuals(self, ridge: float) -> Tensor:
         """``(m, C)`` of the kept rows."""
-        return self.targets - self.rows @ (self.cross / self._damped(ridge)[:, None])
+        return self.targets - self.rows @ (self.cross / self.damped(ridge)[:, None])
 
     def leverages(self, ridges: list[float]) -> Tensor:
         """``(m, len(ridges))`` diagonals of the hat matrix."""
-        inverses = torch.stack([1 / self._damped(ridge) for ridge in ridges], 1)
+        inverses = torch.stack([1 / self.damped(ridge) for ridge in ridges], 1)
         return self.rows.square() @ inverses / self.num_samples + 1 / self.num_samples
 
-    def _damped(self, ridge: float) -> Tensor:
+    def damped(self, ridge: float) -> Tensor:
+        """``(p,)`` eigenvalues with a ridge relative to their mean."""
         return self.eigenvalues + ridge * float(self.eigenvalues.mean())
 
 
 def mean_fit(num_samples: int, targets: Tensor) -> Fit:
     """The probe without features, the mean: what R² compares with."""
     return Fit(num_samples, targets, targets.new_zeros(len(targets), 0))
+
+
+def left_out_squares(probe: RidgeProbe, weights: Tensor, blocks: Blocks, grid: list[float]) -> Tensor:
+    """``(len(grid), m)`` squared errors of rows in the fit without their own group, times their weights."""
+    found = []
+    leverages = probe.leverages(grid) if blocks.single else None
+    for i, ridge in enumerate(grid):
+        if leverages is None:
+            residuals = probe.at(ridge).without_own(blocks, weights)
+        else:
+            residuals = probe.residuals(ridge) / (1 - weights * leverages[:, i])[:, None]
+        found.append(residuals.square().sum(1) * weights)
+    return torch.stack(found)
 
 
 def cross_fitted_ridges(
@@ -108,15 +122,7 @@ def cross_fitted_ridges(
 
     """
     first = rows.halves[rows.groups]
-    errors = []
-    leverages = probe.leverages(grid) if blocks.single else None
-    for i, ridge in enumerate(grid):
-        if leverages is None:
-            residuals = probe.at(ridge).without_own(blocks, rows.weights)
-        else:
-            residuals = probe.residuals(ridge) / (1 - rows.weights * leverages[:, i])[:, None]
-        squares = residuals.square().sum(1) * rows.weights
-        errors.append(torch.stack([squares[first].sum(), squares[~first].sum()]))
-    best_first, best_second = torch.stack(errors).argmin(0).tolist()
+    errors = left_out_squares(probe, rows.weights, blocks, grid)
+    best_first, best_second = (int(errors[:, half].sum(1).argmin()) for half in (first, ~first))
     at_edge = bool({best_first, best_second} & {0, len(grid) - 1})
     return (grid[best_second], grid[best_first]), at_edge

@@ -9,9 +9,10 @@ from torch import Tensor
 from typing_extensions import Unpack  # torch itself depends on it
 
 from ntps_lightning.functional.accumulate import batch_moments
+from ntps_lightning.functional.bag import bag_subspace
 from ntps_lightning.functional.details import NO_ROWS, NTPSDetails, few_samples_warning
-from ntps_lightning.functional.estimators import probe_mse_r2
-from ntps_lightning.functional.held_out import HeldOut, read_held_out
+from ntps_lightning.functional.estimators import gcv_r2, probe_mse_r2
+from ntps_lightning.functional.held_out import GRID, HeldOut, read_held_out
 from ntps_lightning.functional.kept_samples import KeptSamples
 from ntps_lightning.functional.moments import Covariances, Moments, covariances, target_spread
 from ntps_lightning.functional.null import captured_null_curve, null_curve, orthonormal_null_curve, shuffled_labels
@@ -132,7 +133,10 @@ def score_details(
     extremes = extreme_eigenvalues(regularised, whitener, at_least=penalty)
     probe_mse, probe_r2 = probe_mse_r2(cov, whitener, penalty)
     centred = cov if chosen.center else covariances(moments, center=True)
-    found = _held_out(moments, centred, kept, basis, k, whole_curve)
+    bag = None
+    if kept is not None and cov.bag is not None:
+        bag = nested_basis(bag_subspace(cov.bag, cov, count=None if whole_curve else k).directions)
+    found = _held_out(moments, centred, kept, (basis, bag), k, whole_curve)
     return NTPSDetails(
         score=score,
         captured=captured,
@@ -153,17 +157,25 @@ def score_details(
         subspace_error=autoregressive.error,
         held_out=found if isinstance(found, HeldOut) else None,
         not_held_out=found if isinstance(found, str) else "",
+        gcv_r2=gcv_r2(centred, GRID) if kept is None and whole_curve else None,
     )
 
 
 def _held_out(
-    moments: Moments, cov: Covariances, kept: KeptSamples | None, basis: Tensor, k: int, curves: bool
+    moments: Moments,
+    cov: Covariances,
+    kept: KeptSamples | None,
+    bases: tuple[Tensor, Tensor | None],
+    k: int,
+    curves: bool,
 ) -> HeldOut | str:
-    """What goes wrong with them costs no other number."""
+    """By the nested bases of the autoregressive directions and of those without order; what goes wrong with them costs
+    no other number.
+    """
     if kept is None:
         return NO_ROWS
     try:
-        return read_held_out(moments, cov, kept, basis, k, curves=curves)
+        return read_held_out(moments, cov, kept, bases[0], k, bag=bases[1], curves=curves)
     except RuntimeError as error:
         return f"they could not be computed ({error})"
 

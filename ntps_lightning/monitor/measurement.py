@@ -46,6 +46,7 @@ class Measurement:
         labels: what the labels are, as far as is known.
         options: of the score.
         kept: rows that each layer keeps for held-out numbers.
+        controls: also measure the directions without order.
         accumulate_device: where the sums are kept; ``None`` is with the hidden states.
 
     Attributes:
@@ -60,6 +61,7 @@ class Measurement:
         labels: LabelKind,
         options: ScoreOptions,
         kept: int,
+        controls: bool,
         accumulate_device: torch.device | None,
     ) -> None:
         self.layers = layers
@@ -72,6 +74,7 @@ class Measurement:
         self._labels = labels
         self._options = options
         self._kept = kept
+        self._controls = controls
         self._accumulate_device = accumulate_device
         self._metrics: dict[int, NextTokenPerceptionScore] = {}
 
@@ -279,6 +282,7 @@ class Measurement:
                 None if outputs else self._labels.num_classes,
                 num_outputs=outputs or None,
                 kept=self._kept,
+                controls=self._controls,
                 **asdict(self._options),
             )
             self._metrics[layer] = metric.to(self._accumulate_device or device)
@@ -290,4 +294,7 @@ class Measurement:
 
     def _check_memory(self, hidden_size: int, device: torch.device) -> None:
         kind, where = self._labels, self._accumulate_device or device
-        MemoryEstimate(len(self.layers), hidden_size, kind.width, where, not kind.num_outputs, self._kept).check()
+        classes = not kind.num_outputs
+        MemoryEstimate(
+            len(self.layers), hidden_size, kind.width, where, classes, self._kept, controls=self._controls
+        ).check()

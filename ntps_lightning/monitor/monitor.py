@@ -46,6 +46,8 @@ class NTPSMonitor:
             states after the final norm.
         num_classes: number of classes; by default the largest label seen plus one.
         kept: pooled states that each layer keeps for held-out numbers; 0 keeps none.
+        controls: also measure what the same tokens would show in any order, ``held_out.bag_r2``: ``d^2`` numbers more,
+            and float64 products that double the time of adding a batch on a CPU.
         accumulate_device: where the sums are kept, such as ``"cpu"`` to spare a GPU's memory; by default where the
             hidden states are.
         allow_bidirectional: score a model that looks ahead all the same; it is not called then.
@@ -88,6 +90,7 @@ class NTPSMonitor:
         layers: Layers = -1,
         num_classes: int | None = None,
         kept: int = 2048,
+        controls: bool = False,
         accumulate_device: str | torch.device | None = None,
         allow_bidirectional: bool = False,
         **options: Unpack[ScoreKeywords],
@@ -100,6 +103,7 @@ class NTPSMonitor:
         self._hidden_size = backbone.hidden_size
         self._accumulate_device = None if accumulate_device is None else torch.device(accumulate_device)
         self._kept = kept
+        self._controls = controls
         self._labels = LabelKind(num_classes)
         self._details: dict[int, NTPSDetails] | None = None
         self._whole_curve = False
@@ -264,14 +268,17 @@ class NTPSMonitor:
         if self._hidden_size is None:
             return None
         size, kind, where = self._hidden_size, self._labels, self._accumulate_device or device
-        return MemoryEstimate(len(self.layers), size, kind.width, where, not kind.num_outputs, self._kept, processes)
+        classes, controls = not kind.num_outputs, self._controls
+        return MemoryEstimate(
+            len(self.layers), size, kind.width, where, classes, self._kept, processes, controls=controls
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_backbone": None}
 
     def _new_measurement(self) -> Measurement:
         self._labels.renew()
-        return Measurement(self.layers, self._labels, self.options, self._kept, self._accumulate_device)
+        return Measurement(self.layers, self._labels, self.options, self._kept, self._controls, self._accumulate_device)
 
 
 def _sample_mask(mask: Tensor | None, size: int) -> Tensor | None:

@@ -71,6 +71,16 @@ def test_groups_by_a_key_of_the_batch(tmp_path):
     assert callback.baseline_details[LAYERS].held_out.num_groups == 30
 
 
+def test_controls_are_measured_where_they_are_asked_for(tmp_path):
+    callback = NTPSCallback(controls=True)
+    fit(tmp_path, callback, max_epochs=1)
+    for details in (callback.details[LAYERS], callback.baseline_details[LAYERS]):
+        assert details.held_out.bag_r2.se > 0
+        assert details.held_out.bag_r2.value != details.held_out.captured_r2.value
+    changes = callback.details[LAYERS].held_out.since(callback.baseline_details[LAYERS].held_out)
+    assert {"probe_r2", "bag_r2"} <= set(changes), "the same rows before the first step and after the epoch"
+
+
 def test_without_kept_rows_there_is_none_and_no_monitor_of_one(tmp_path):
     callback = NTPSCallback(kept=0)
     fit(tmp_path, callback, max_epochs=1)

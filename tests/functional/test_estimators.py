@@ -2,16 +2,73 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
+from ntps_lightning import NextTokenPerceptionScore
 from ntps_lightning.functional.accumulate import batch_moments
-from ntps_lightning.functional.estimators import h_score, rankme
+from ntps_lightning.functional.estimators import gcv_r2, h_score, rankme
+from ntps_lightning.functional.held_out import GRID
 from ntps_lightning.functional.moments import covariances
+from ntps_lightning.functional.score import score_details
 from ntps_lightning.functional.whitening import whitening
 from tests.support.data import pad, sequences
-from tests.support.oracle import pool, regularised
+from tests.support.oracle import one_hot, pool, regularised
+
+
+@pytest.mark.parametrize("kind", ["classes", "real"])
+@pytest.mark.parametrize("n", [60, 20], ids=["n > d", "n < d"])
+def test_generalized_cross_validation_by_the_dense_hat_matrix(rng, n, kind):
+    samples, labels = sequences(rng, n=n, d=24, classes=3)
+    hidden, mask = pad(samples)
+    targets = one_hot(labels, 3) if kind == "classes" else rng.normal(size=(n, 2)) + one_hot(labels, 3)[:, :2]
+    given = torch.tensor(labels) if kind == "classes" else torch.tensor(targets)
+    cov = covariances(batch_moments(hidden, given, mask), center=True)
+    x = pool(samples) - pool(samples).mean(0)
+    y = targets - targets.mean(0)
+    y = y if kind == "classes" else y / y.std(0)
+    errors = []
+    for ridge in GRID:
+        smooth = 1 / n + x @ np.linalg.solve(x.T @ x + ridge * np.trace(x.T @ x) / 24 * np.eye(24), x.T)
+        errors.append(np.square(y - smooth @ y).sum() / n / (1 - np.trace(smooth) / n) ** 2)
+    expected = 1 - min(errors) / (np.square(y).sum() / n / (1 - 1 / n) ** 2)
+    assert gcv_r2(cov, GRID) == pytest.approx(expected, rel=1e-7)
+
+
+def test_generalized_cross_validation_is_near_what_other_samples_show(rng):
+    found = []
+    for seed in range(8):
+        samples, labels = sequences(np.random.default_rng(seed), n=800, d=24, classes=3)
+        labels = np.where(rng.random(800) < 0.4, labels, rng.integers(3, size=800))
+        hidden, mask = pad(samples[:200])
+        details = score_details(batch_moments(hidden, torch.tensor(labels[:200]), mask, num_classes=3), ridge=0.01)
+        x, y = pool(samples), one_hot(labels, 3)
+        part, target = x[:200] - x[:200].mean(0), y[:200] - y[:200].mean(0)
+        errors = []
+        for ridge in GRID:
+            penalty = ridge * np.trace(part.T @ part) / 24 * np.eye(24)
+            predicted = (x[200:] - x[:200].mean(0)) @ np.linalg.solve(part.T @ part + penalty, part.T @ target)
+            errors.append(np.square(y[200:] - y[:200].mean(0) - predicted).sum())
+        shown = 1 - min(errors) / np.square(y[200:] - y[:200].mean(0)).sum()
+        found.append([details.gcv_r2, shown, details.probe_r2])
+    gcv, shown, in_sample = np.mean(found, 0)
+    assert abs(gcv - shown) < 0.03 < in_sample - shown
+
+
+def test_it_is_there_where_no_rows_are_kept_and_the_whole_curve_is(rng):
+    samples, labels = sequences(rng, n=80, classes=3)
+    hidden, mask = pad(samples)
+    for kept, whole, there in ((0, True, True), (0, False, False), (2048, True, False)):
+        metric = NextTokenPerceptionScore(hidden.shape[-1], 3, kept=kept)
+        metric.update(hidden, torch.tensor(labels), mask)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            details = metric.details(whole_curve=whole)
+        assert (details.gcv_r2 is not None) == there
+        assert (details.held_out is not None) == (kept > 0)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.1])

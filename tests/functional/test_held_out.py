@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,7 @@ class Data:
         self.num_groups = self.groups.max() + 1
         self.halves = np.arange(self.num_groups) % 2 == 0
         self.kind = kind
+        self.digest = 1
 
     def refit(self, ridge, *left_out, features=None):
         """Residuals of the kept rows in a fit without groups, with the total penalty of all."""
@@ -64,7 +67,7 @@ class Data:
     @property
     def rows(self):
         tensors = (self.kept_x, self.kept_y, self.weights.astype(float), self.groups, self.halves)
-        return KeptRows(*map(torch.from_numpy, tensors))
+        return KeptRows(*map(torch.from_numpy, tensors), digest=self.digest)
 
     @property
     def covariances(self):
@@ -214,6 +217,76 @@ def test_differences_and_ratios_share_their_errors():
     assert first.minus(Estimate(0.1, own * 0, fit * 0, 50, 20.0)).se == pytest.approx(first.se)
     assert first.over(Estimate(0.8, 2 * own, 2 * fit, 50, 20.0)).se == pytest.approx(0, abs=1e-12)
     assert first.over(first).value == 1
+
+
+def drawn_twice(seed, kind):
+    """Two measurements of the same rows: the states, and what a fixed map makes of them."""
+    rng = np.random.default_rng(seed)
+    data = Data(rng, n=240, d=12, m=120, kind=kind)
+    data.x = rng.normal(size=(240, 12))
+    targets = data.x @ np.vander(np.linspace(-1, 1, 12), 3) + 2 * rng.normal(size=(240, 3))
+    data.y = targets if kind == "real" else oracle.one_hot(targets.argmax(1), 3)
+    data.kept_x, data.kept_y = data.x[:120], data.y[:120]
+    before = data.result(np.eye(12)[:, :6], 4)
+    data.x = data.x * np.linspace(0.5, 1.5, 12) + 0.3 * np.abs(data.x)
+    data.kept_x = data.x[:120]
+    return before, data.result(np.eye(12)[:, :6], 4)
+
+
+@pytest.mark.parametrize("kind", ["classes", "real"])
+def test_the_error_of_a_difference_is_its_spread_over_redrawn_data(kind):
+    names = ["probe_r2", "captured_r2", *(["probe_accuracy"] if kind == "classes" else [])]
+    found = []
+    for seed in range(40):
+        before, after = drawn_twice(seed, kind)
+        change = after.since(before)
+        found.append([[change[name].value, change[name].se, getattr(after, name).se] for name in names])
+    values, errors, alone = np.moveaxis(np.array(found), -1, 0)
+    assert values.std(0) == pytest.approx(errors.mean(0), rel=0.35)
+    assert np.all(errors.mean(0)[:2] < 0.5 * np.sqrt(2) * alone.mean(0)[:2])
+
+
+def test_there_is_no_difference_of_other_rows(rng):
+    data = Data(rng, n=60, d=5, m=30)
+    first = data.result(np.eye(5), 2)
+    assert {name: change.value for name, change in first.since(first).items()} == dict.fromkeys(
+        [
+            name
+            for name in ("probe_r2", "probe_accuracy", "captured_r2", "principal_r2", "captured")
+            if vars(first)[name]
+        ],
+        0,
+    )
+    data.digest = 2
+    assert data.result(np.eye(5), 2).since(first) is None
+    fewer = Data(rng, n=50, d=5, m=30)
+    assert fewer.result(np.eye(5), 2).since(first) is None
+
+
+def test_differences_outlive_a_checkpoint(rng):
+    data = Data(rng, n=60, d=5, m=30)
+    first, other = data.result(np.eye(5), 2), data.result(np.eye(5), 3)
+    again = HeldOut.of(asdict(first))
+    assert {name: change.se for name, change in other.since(again).items()} == {
+        name: change.se for name, change in other.since(first).items()
+    }
+    assert other.since(again)["captured_r2"].se > 0
+
+
+def test_the_r2_of_an_output_is_that_of_refits(rng):
+    data = Data(rng, n=40, d=6, m=15, kind="real", sizes=(1, 4, 2), copies=2)
+    found = data.result(np.eye(6), 2)
+    first = data.halves[data.groups][:, None]
+    one, other = (data.held_out(ridge) for ridge in found.ridges)
+    errors = data.weights @ np.square(np.where(first, one, other))
+    assert found.output_r2 == pytest.approx(1 - errors / (data.weights @ np.square(data.mean_residuals())), abs=1e-7)
+    assert Data(rng, n=40, d=6, m=15).result(np.eye(6), 2).output_r2 is None
+
+
+def test_an_output_that_does_not_vary_is_not_read(rng):
+    data = Data(rng, n=40, d=6, m=15, kind="real")
+    data.y[:, 1] = data.kept_y[:, 1] = 0.1
+    assert data.result(np.eye(6), 2).output_r2[1] == 0
 
 
 def test_a_ratio_to_what_may_be_nothing_is_not_shown(rng):

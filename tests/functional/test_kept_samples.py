@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from ntps_lightning.functional.hashing import mix
 from ntps_lightning.functional.kept_samples import KeptSamples
 
+NAMES = ("states", "targets", "weights", "groups", "halves")
+
 
 def test_the_mixing_is_that_of_splitmix64():
     def reference(value):
@@ -83,7 +85,25 @@ def test_the_lowest_whole_groups_are_kept(seed, capacity, num_groups, grouped, d
     merged = halves[0].merged(halves[1:])
     assert shown(merged) == wanted
     rows, others = one.rows(3), merged.rows(3)
-    assert all(torch.equal(a, b) for a, b in zip(vars(rows[0]).values(), vars(others[0]).values(), strict=True))
+    assert rows[0].digest == others[0].digest
+    assert all(torch.equal(getattr(rows[0], name), getattr(others[0], name)) for name in NAMES)
+
+
+def test_the_digest_tells_which_rows_are_read_and_of_which_targets():
+    ids, groups, classes, states = pool(60, 7, 0)
+    digest = lambda *samples, room=40: kept(samples, [torch.arange(60)], room).rows(3)[0].digest  # noqa: E731
+    read = int(kept((ids, groups, classes, states), [torch.arange(60)], 40).rows(3)[0].states[0, 0])
+    first = digest(ids, groups, classes, states)
+    assert digest(ids, groups, classes, 2 * states) == first
+    assert digest(ids.flip(0), groups.flip(0), classes.flip(0), states.flip(0)) == first
+    others = [
+        digest(ids, groups, classes, states, room=20),
+        digest(ids + 60, groups, classes, states),
+        digest(ids, ids % 5, classes, states),
+        digest(ids, groups, (ids + 1) % 3, states),
+        digest(torch.where(ids == read, ids[0], ids), groups, classes, states),
+    ]
+    assert len({first, *others}) == 1 + len(others)
 
 
 def test_rows_have_their_own_states_targets_and_groups():
