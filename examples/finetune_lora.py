@@ -1,4 +1,4 @@
-"""LoRA on a small language model, watched and stopped by its Next Token Perception Score.
+"""LoRA on a small language model, watched and stopped by what its autoregressive directions tell of the labels.
 
 python -m examples.finetune_lora                                  # offline: SmolLM2-135M on BBC news
 python -m examples.finetune_lora --model Qwen/Qwen2-0.5B --dataset stanfordnlp/sst2 --text-column sentence
@@ -85,13 +85,15 @@ class Table(Callback):
         self.rows.append({"epoch": trainer.current_epoch, **{k: float(v) for k, v in trainer.callback_metrics.items()}})
 
     def print(self, before):
-        names = ("score", "null", "lift", "gain", "captured_in_sample")
-        columns = ("train_loss", "val_accuracy", *(f"ntps/{name}" for name in names))
-        print("  ".join([f"{'epoch':>6}", *(f"{name.removeprefix('ntps/'):>12}" for name in columns)]))
+        """What a probe reads held out, with standard errors, beside the module's own numbers and the score."""
+        plain = ("train_loss", "val_accuracy")
+        held_out = ("probe_accuracy", "probe_r2", "captured_r2", "principal_r2")
+        heads = [f"{'epoch':>6}", *(f"{name:>12}" for name in (*plain, *held_out, "score"))]
+        print("  ".join(heads))
         for row in [{**before, "epoch": "before"}, *self.rows]:
-            widths = {name: max(12, len(name.removeprefix("ntps/"))) for name in columns}
-            cells = (f"{row[name]:>{w}.4f}" if name in row else f"{'-':>{w}}" for name, w in widths.items())
-            print("  ".join([f"{row['epoch']:>6}", *cells]))
+            cells = [f"{row[name]:>12.3f}" if name in row else f"{'-':>12}" for name in plain]
+            cells += [f"{row[f'ntps/{name}']:.3f} ± {row[f'ntps_se/{name}']:.3f}".rjust(12) for name in held_out]
+            print("  ".join([f"{row['epoch']:>6}", *cells, f"{row['ntps/score']:>12.4f}"]))
 
 
 def main():
@@ -127,7 +129,7 @@ def main():
     table, ntps = Table(), NTPSCallback(groups="article")
     trainer = pl.Trainer(
         max_epochs=args.epochs,
-        callbacks=[ntps, EarlyStopping("ntps/captured_in_sample", mode="max", patience=2), table, TQDMProgressBar()],
+        callbacks=[ntps, EarlyStopping("ntps/captured_r2", mode="max", patience=2), table, TQDMProgressBar()],
         logger=TensorBoardLogger(args.logs, name="finetune_lora"),
         enable_checkpointing=False,
         log_every_n_steps=10,

@@ -315,7 +315,7 @@ def test_the_bag_is_the_probe_in_the_directions_without_order(batches):
     assert found.bag_r2.value == pytest.approx(again.captured_r2.value, abs=1e-9)
     assert found.bag_r2.se == pytest.approx(again.captured_r2.se, rel=1e-7)
     assert found.bag_r2.value != pytest.approx(found.captured_r2.value, abs=1e-3)
-    assert found.curves["bag_r2"][2] == found.bag_r2.value
+    assert found.curves["bag_r2"][2] == (found.bag_r2.value, found.bag_r2.se)
     assert found.curves["bag_r2"][6] == pytest.approx(found.curves["principal_r2"][6], abs=1e-9)
     plain = with_ids(batches, NextTokenPerceptionScore(6, 3, k=2)).details().held_out
     assert plain.bag_r2 is None

@@ -35,6 +35,7 @@ from ntps_lightning.capture.backbone import Layers, find_backbone
 from ntps_lightning.capture.lookahead import refuse_lookahead
 from ntps_lightning.distributed import from_first_rank, together
 from ntps_lightning.functional.details import NTPSDetails
+from ntps_lightning.functional.jackknife import Estimate
 from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
 from ntps_lightning.monitor import NTPSMonitor
 from ntps_lightning.monitor.replay import Replay
@@ -46,10 +47,12 @@ class NTPSCallback(Callback):
 
     Nothing is required of the module: hidden states are taken by hooks from the language model that it calls in
     ``validation_step``, labels from the batch. All is logged before anything may monitor it, so that
-    ``EarlyStopping("ntps/captured_in_sample", mode="max")`` and ``ModelCheckpoint`` work wherever they are listed.
+    ``EarlyStopping("ntps/captured_r2", mode="max")`` and ``ModelCheckpoint`` work wherever they are listed.
 
-    Logged, as floats and the same on every rank (see :class:`~ntps_lightning.NTPSDetails`): ``ntps/score``,
-    ``ntps/null``, ``ntps/lift``, ``ntps/captured_in_sample``; ``ntps/gain``, the score minus its baseline;
+    Logged, as floats and the same on every rank (see :class:`~ntps_lightning.NTPSDetails`): held out, each with its
+    standard error ``ntps_se/...``, ``ntps/probe_accuracy``, ``ntps/probe_r2``, ``ntps/captured_r2``,
+    ``ntps/principal_r2`` and ``ntps/captured``; ``ntps/score``, ``ntps/null``, ``ntps/lift`` and
+    ``ntps/captured_in_sample``; ``ntps/gain``, the score minus its baseline;
     ``ntps_info/valid``, 1, or 0 where nothing could be measured (monitors then find the last values, at no cost of
     patience); ``ntps_info/chance``, ``ntps_info/k``, ``ntps_info/ridge``, ``ntps_info/samples`` and
     ``ntps_info/samples_per_dim``; and, with several layers, ``ntps_layers/00/score`` and so on.
@@ -100,7 +103,7 @@ class NTPSCallback(Callback):
 
     Example::
 
-        trainer = Trainer(callbacks=[NTPSCallback(), EarlyStopping("ntps/captured_in_sample", mode="max")])
+        trainer = Trainer(callbacks=[NTPSCallback(), EarlyStopping("ntps/captured_r2", mode="max")])
         trainer.fit(module, datamodule)
 
     """
@@ -186,6 +189,14 @@ class NTPSCallback(Callback):
     def baseline_details(self) -> dict[int, NTPSDetails]:
         """The details of each layer from before the first step; empty where none were measured."""
         return self._records.baseline.details
+
+    @property
+    def changes(self) -> dict[str, dict[str, Estimate]]:
+        """What the latest measurement has changed of the headline's held-out numbers since the ``"baseline"``, the
+        ``"previous"`` measurement and the ``"best"`` one before by ``captured_r2``: each change with its own standard
+        error, which is smaller than that of a difference between other samples. Nothing where other samples were read.
+        """
+        return self._records.changes
 
     # When to measure
 
@@ -374,7 +385,7 @@ class NTPSCallback(Callback):
         records.append(step, trainer.current_epoch, values)
         self._log(trainer, pl_module, values)
         missing = f"{self.prefix} not measured at step {step}: {self._guard.fault}"
-        line = summary_line(self.prefix, found, records.baseline.score, step) if found else missing
+        line = summary_line(self.prefix, found, records.changes.get("baseline"), step) if found else missing
         with self._guard.logging(trainer, "a line could not be printed"):
             print_line(trainer, line)
 
@@ -391,7 +402,7 @@ class NTPSCallback(Callback):
                 logger.log_metrics(values, step=records.baseline.logged_at)
         self._log_pictures(trainer, records.baseline.logged_at)
         with self._guard.logging(trainer, "a line could not be printed"):
-            print_line(trainer, summary_line(self.prefix, found, records.baseline.score, step))
+            print_line(trainer, summary_line(self.prefix, found, None, step))
 
     def _stop(self) -> None:
         """Listen no more, whatever was under way."""

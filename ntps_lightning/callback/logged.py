@@ -105,21 +105,24 @@ def _held_out_values(prefix: str, details: NTPSDetails) -> dict[str, float]:
     return values
 
 
-def summary_line(prefix: str, details: Mapping[int, NTPSDetails], baseline_score: float | None, step: int) -> str:
-    """A measurement in one line."""
+def summary_line(
+    prefix: str, details: Mapping[int, NTPSDetails], since: Mapping[str, Estimate] | None, step: int
+) -> str:
+    """A measurement in one line, with what has changed ``since`` the baseline."""
     d = details[max(details)]
-    gain = "" if baseline_score is None else f", gain {d.score - baseline_score:+.4f}"
-    score = f"score {d.score:.4f} (null {d.null:.4f}, lift {d.lift:+.4f}{gain})"
+    score = f"score {d.score:.4f} (null {d.null:.4f}, lift {d.lift:+.4f})"
     where = f"k {d.k} | layer {max(details)} | n/d {d.samples_per_dim:.2g} | step {step}"
-    return f"{prefix} {_held_out_line(d)}{score} | {where}"
+    return f"{prefix} {_held_out_line(d, since or {})}{score} | {where}"
 
 
-def _held_out_line(details: NTPSDetails) -> str:
+def _held_out_line(details: NTPSDetails, since: Mapping[str, Estimate]) -> str:
     found = details.held_out
     if found is None:
         return "" if details.not_held_out == NO_ROWS else f"nothing held out: {details.not_held_out} | "
     probe = "" if found.probe_accuracy is None else f"probe {_with_error(found.probe_accuracy)} | "
-    return f"{probe}captured R² {_with_error(found.captured_r2)} of {_with_error(found.probe_r2)} | "
+    change = since.get("captured_r2")
+    changed = "" if change is None else f" ({change.value:+.3f} ± {change.se:.3f})"
+    return f"{probe}captured R² {_with_error(found.captured_r2)}{changed} of {_with_error(found.probe_r2)} | "
 
 
 def _with_error(estimate: Estimate) -> str:
@@ -132,16 +135,23 @@ def log_values(pl_module: Any, prefix: str, values: Mapping[str, float]) -> None
     Every rank logs them, so that monitors see them on every rank; ``rank_zero_only`` is what keeps Lightning from
     reducing each of them over the ranks, or from advising to.
     """
+    shown = _headlines(prefix, values)
     for key, value in values.items():
         pl_module.log(
             key,
             value,
-            prog_bar=key == f"{prefix}/score",
+            prog_bar=key in shown,
             on_epoch=True,
             sync_dist=True,
             reduce_fx="max",
             rank_zero_only=True,
         )
+
+
+def _headlines(prefix: str, values: Mapping[str, float]) -> set[str]:
+    """What the progress bar has room for: what a probe reads, held out, or else the score."""
+    probe = next((name for name in ("probe_accuracy", "probe_r2") if f"{prefix}/{name}" in values), None)
+    return {f"{prefix}/{name}" for name in ((probe, "captured_r2") if probe else ("score",))}
 
 
 def logger_step(trainer: Any) -> int:

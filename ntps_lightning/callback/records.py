@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from torchmetrics.utilities import rank_zero_warn
@@ -10,9 +11,11 @@ from torchmetrics.utilities import rank_zero_warn
 from ntps_lightning.callback.baseline import Baseline
 from ntps_lightning.callback.logged import logged_values, valid_key
 from ntps_lightning.functional.details import NTPSDetails
+from ntps_lightning.functional.held_out import HeldOut
+from ntps_lightning.functional.jackknife import Estimate
 
-# Of what is kept in checkpoints; 1 had other keys.
-_FORMAT = 2
+# Of what is kept in checkpoints; 1 had other keys, 2 no held-out numbers to compare with.
+_FORMAT = 3
 
 
 class Records:
@@ -28,6 +31,8 @@ class Records:
         baseline: what was measured before the first step.
         num_classes: classes that were seen so far.
         class_names: what each is called, where labels are words.
+        changes: of the headline's held-out numbers, paired, since the ``"baseline"``, the ``"previous"`` measurement
+            and the ``"best"`` before by ``captured_r2``.
 
     """
 
@@ -37,6 +42,8 @@ class Records:
         self.baseline = Baseline()
         self.num_classes = 0
         self.class_names: list[str] = []
+        self.changes: dict[str, dict[str, Estimate]] = {}
+        self._earlier: dict[str, HeldOut] = {}
         self._prefix = prefix
         self._definition = dict(definition)
 
@@ -74,6 +81,18 @@ class Records:
                 f" {before[max(before)].k}: more classes were seen. The two do not compare; pass num_classes or k"
             )
 
+        self._compare(self.headline.held_out)
+
+    def _compare(self, now: HeldOut | None) -> None:
+        first = self.baseline.details.get(max(self.details))
+        then = self._earlier | ({"baseline": first.held_out} if first and first is not self.headline else {})
+        pairs = {what: now.since(each) for what, each in then.items() if now is not None and each is not None}
+        self.changes = {what: changes for what, changes in pairs.items() if changes is not None}
+        if now is not None:
+            best = self._earlier.get("best")
+            better = best is None or now.captured_r2.value > best.captured_r2.value
+            self._earlier = {"previous": now, "best": now if better else best}  # type: ignore[dict-item]
+
     def append(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """One more row of the history."""
         self.history.append({"step": step, "epoch": epoch, **values})
@@ -85,6 +104,7 @@ class Records:
             "definition": self._definition,
             "history": self.history,
             "baseline": self.baseline.state_dict(),
+            "earlier": {what: asdict(each) for what, each in self._earlier.items()},
             "num_classes": self.num_classes,
             "class_names": self.class_names,
         }
@@ -97,6 +117,7 @@ class Records:
             return
         self.history = state["history"]
         self.baseline.load_state_dict(state["baseline"])
+        self._earlier = {what: HeldOut.of(each) for what, each in state.get("earlier", {}).items()}
         self.num_classes = state["num_classes"]
         self.class_names = state["class_names"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,8 @@ _MOST_RIDGE = 1.0
 _FEWEST_ROWS = 20
 # The variance of a kept row's target, of one on average, below which it is rounding.
 _CONSTANT = 1e-12
+# Groups that are left out twice for the errors of a curve, which are known to 6% then.
+_COARSE_LEFT = 128
 # A ratio is shown where its denominator is so many standard errors above zero.
 _CLEAR = 2.0
 
@@ -54,7 +57,8 @@ class HeldOut:
         num_conflicts: rows that were not read, since the same tokens occur with several labels.
         rows: a hash of which rows were read, and of their targets.
         output_r2: ``probe_r2`` of each output alone, 0 where it does not vary; ``None`` for classes.
-        curves: ``captured_r2``, ``principal_r2`` and with controls ``bag_r2`` by number of directions, without errors.
+        curves: ``captured_r2``, ``principal_r2`` and with controls ``bag_r2`` by number of directions, each a value and
+            its standard error.
         learning_curve: of the whole probe, by number of rows that it was fitted on; ``None`` where curves were not
             asked for, or too few rows were kept.
 
@@ -73,7 +77,7 @@ class HeldOut:
     num_conflicts: int
     rows: int
     output_r2: tuple[float, ...] | None
-    curves: dict[str, dict[int, float]]
+    curves: dict[str, dict[int, tuple[float, float]]]
     learning_curve: LearningCurve | None
 
     @classmethod
@@ -136,7 +140,7 @@ def held_out(
     estimates = {name: reader.r2(reading) for name, reading in found.items()}
     probe_r2 = estimates["probe_r2"]
     clear = probe_r2.value > _CLEAR * probe_r2.se
-    sizes = [size for size in _log_grid(basis.shape[1]) if size != k] if curves else []
+    sizes = _log_grid(basis.shape[1]) if curves else []
     return HeldOut(
         probe_r2=probe_r2,
         captured_r2=estimates["captured_r2"],
@@ -151,10 +155,7 @@ def held_out(
         num_conflicts=0,
         rows=rows.digest,
         output_r2=None if cov.target_gram is None else reader.output_r2(whole),
-        curves={
-            name: {k: estimates[name].value} | {size: reader.r2_alone(probe(size)) for size in sizes}
-            for name, probe in confined.items()
-        },
+        curves={name: _curve(reader, probe, sizes, {k: estimates[name]}) for name, probe in confined.items()},
         learning_curve=reader.learning_curve() if curves else None,
     )
 
@@ -223,8 +224,18 @@ class _Reader:
         self._unseen = (cov.num_samples - kept) * rows.num_groups / kept
         eigenvalues, vectors = torch.linalg.eigh(cov.perception)
         self.whole = self._probe(eigenvalues, self._states @ vectors, vectors.T @ cov.cross)
+        self._variances = self._variances_of(rows)
+
+    def coarse(self) -> _Reader:
+        """The same, whose standard errors cost less."""
+        other = copy(self)
+        other._rows = replace(self._rows, most_left=_COARSE_LEFT)
+        other._variances = self._variances_of(other._rows)
+        return other
+
+    def _variances_of(self, rows: KeptRows) -> Losses:
         everyone = torch.ones_like(rows.halves)
-        self._variances = squared_losses(mean_fit(cov.num_samples, self._targets), rows, self._blocks, everyone)
+        return squared_losses(mean_fit(self._cov.num_samples, self._targets), rows, self._blocks, everyone)
 
     def confined(self, basis: Tensor) -> RidgeProbe:
         """The probe on the coordinates in an orthonormal basis, ``(d, k)``."""
@@ -248,10 +259,6 @@ class _Reader:
             return r2_estimate(self._both(fits, squared_losses), self._variances, self._unseen)
 
         return _with_wider_error(reading, estimate)
-
-    def r2_alone(self, probe: RidgeProbe) -> float:
-        """Without."""
-        return 1 - float(self._squares(self.read(probe)).sum() / self._variances.total)
 
     def output_r2(self, reading: _Reading) -> tuple[float, ...]:
         """Of each output, without errors."""
@@ -292,6 +299,15 @@ def _with_wider_error(reading: _Reading, estimate: Callable[[tuple[Fit, Fit]], E
         return found
     speaking = estimate(reading.fits(_MOST_RIDGE))
     return replace(speaking, value=found.value) if speaking.se > found.se else found
+
+
+def _curve(
+    reader: _Reader, probe: Callable[[int], RidgeProbe], sizes: list[int], known: dict[int, Estimate]
+) -> dict[int, tuple[float, float]]:
+    """R² and its standard error by number of directions, of probes that are not known yet by rougher errors."""
+    coarse = reader.coarse() if sizes else reader
+    found = known | {size: coarse.r2(coarse.read(probe(size))) for size in sizes if size not in known}
+    return {size: (each.value, each.se) for size, each in sorted(found.items())}
 
 
 def _log_grid(most: int) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # Standard errors are known to 3% then, at a quarter of what all of 2,048 would cost.
-_MOST_LEFT = 512
+MOST_LEFT = 512
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class KeptRows:
         groups: ``(m,)`` int64, from 0 on without a gap: rows of one group are left out together.
         halves: ``(G,)`` bool, which half each group belongs to.
         digest: a hash of which samples these are, and of their targets; the states are no part of it.
+        most_left: the most groups that are left out of the others' fits for standard errors.
 
     """
 
@@ -31,6 +32,7 @@ class KeptRows:
     groups: Tensor
     halves: Tensor
     digest: int
+    most_left: int = MOST_LEFT
 
     @property
     def num_groups(self) -> int:
@@ -40,7 +42,7 @@ class KeptRows:
     @property
     def num_left(self) -> int:
         """How many of them, from the first on, are left out of the others' fits for standard errors."""
-        return min(self.num_groups, _MOST_LEFT)
+        return min(self.num_groups, self.most_left)
 
 
 @dataclass(frozen=True)

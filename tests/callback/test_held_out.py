@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch.utils.data import DataLoader
 
 from ntps_lightning import NTPSCallback
@@ -79,6 +80,40 @@ def test_controls_are_measured_where_they_are_asked_for(tmp_path):
         assert details.held_out.bag_r2.value != details.held_out.captured_r2.value
     changes = callback.details[LAYERS].held_out.since(callback.baseline_details[LAYERS].held_out)
     assert {"probe_r2", "bag_r2"} <= set(changes), "the same rows before the first step and after the epoch"
+
+
+def test_changes_are_those_of_the_same_rows(tmp_path):
+    callback, seen = NTPSCallback(), []
+
+    class Keep(Callback):
+        def on_validation_end(self, trainer, pl_module):
+            if not trainer.sanity_checking:
+                seen.append((callback.details[LAYERS].held_out, callback.changes))
+
+    fit(tmp_path, callback, Keep(), max_epochs=4)
+    baseline = callback.baseline_details[LAYERS].held_out
+    best = [baseline, *(held_out for held_out, _ in seen)]
+    for i, (held_out, changes) in enumerate(seen):
+        earlier = {"baseline": baseline, "previous": best[i]}
+        earlier["best"] = max(best[: i + 1], key=lambda each: each.captured_r2.value)
+        for what, then in earlier.items():
+            for name in NAMES:
+                change = changes[what][name]
+                assert change.value == getattr(held_out, name).value - getattr(then, name).value
+        assert changes["previous"]["probe_r2"].se < held_out.probe_r2.se
+    resumed = NTPSCallback()
+    resumed.load_state_dict(copy.deepcopy(callback.state_dict()))
+    resumed._records.take(callback.details, 30, baseline=True, untrained=False)
+    assert resumed.changes["previous"]["probe_r2"].value == 0
+    assert resumed.changes["baseline"]["probe_r2"].value == seen[-1][1]["baseline"]["probe_r2"].value
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"), [({}, {"ntps/probe_accuracy", "ntps/captured_r2"}), ({"kept": 0}, {"ntps/score"})]
+)
+def test_the_progress_bar_shows_what_is_held_out(tmp_path, options, shown):
+    trainer = fit(tmp_path, NTPSCallback(**options), max_epochs=1)
+    assert {key for key in trainer.progress_bar_metrics if key.startswith("ntps")} == shown
 
 
 def test_without_kept_rows_there_is_none_and_no_monitor_of_one(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from ntps_lightning import NextTokenPerceptionScore
 from ntps_lightning.figures import curve_figure, log_figure
 from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.score import score_details
@@ -17,13 +18,32 @@ def details(rng):
     return score_details(batch_moments(hidden, torch.tensor(labels), mask))
 
 
-def test_a_figure_shows_both_geometries_with_null_and_baseline(details):
+def test_a_figure_shows_the_score_with_null_and_baseline(details):
     for before, lines in ((None, 3), (details, 4)):
         left, right = curve_figure(details, before).axes
-        assert (left.get_title(), right.get_title()) == ("NTPS", "captured, in-sample")
-        assert len(left.lines) == len(right.lines) == lines
-    assert list(left.lines[2].get_ydata()) == details.curve.tolist()
-    assert list(right.lines[0].get_ydata()) == details.captured_null_curve.tolist()
+        assert right.get_title() == "NTPS"
+        assert len(right.lines) == lines
+        assert left.texts[0].get_text() == "nothing held out"
+    assert list(right.lines[-2].get_ydata()) == details.curve.tolist()
+
+
+def test_held_out_numbers_have_bands_of_two_standard_errors(rng):
+    samples, labels = sequences(rng)
+    hidden, mask = pad(samples)
+    metric = NextTokenPerceptionScore(hidden.shape[-1], max(labels) + 1)
+    metric.update(hidden, torch.tensor(labels), mask)
+    found = metric.details()
+    left, _ = curve_figure(found, found).axes
+    names = [line.get_label() for line in left.lines]
+    now = left.lines[names.index("autoregressive directions, now")]
+    curve = found.held_out.curves["captured_r2"]
+    assert list(now.get_xdata()) == list(curve)
+    assert list(now.get_ydata()) == [value for value, _ in curve.values()]
+    (band, *_) = [each for each in left.collections if len(each.get_paths()[0]) > 4][::-1]
+    edges = {round(float(y), 9) for y in band.get_paths()[0].vertices[:, 1]}
+    wanted = {round(value + sign * 2 * se, 9) for value, se in curve.values() for sign in (-1, 1)}
+    assert edges == wanted
+    assert found.held_out.probe_r2.value in left.lines[0].get_ydata()
 
 
 def test_loggers_take_figures_or_say_that_they_cannot(details, tmp_path):

@@ -180,7 +180,8 @@ def test_every_number_is_that_of_refits(data, rng):
         wanted = 1 - (judged[best[0]][first].sum() + judged[best[1]][~first].sum()) / variance
         assert getattr(found, name).value == pytest.approx(wanted, abs=1e-7), name
         if name != "probe_r2":
-            assert found.curves[name][k] == getattr(found, name).value
+            estimate = getattr(found, name)
+            assert found.curves[name][k] == (estimate.value, estimate.se)
     assert (found.probe_accuracy is None) == (data.kind == "real")
     assert (found.num_kept, found.num_groups) == (len(data.kept_x), data.num_groups)
     assert sorted(found.curves["captured_r2"]) == [1, 2, 3, 4, 5]
