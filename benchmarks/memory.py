@@ -15,7 +15,7 @@ from benchmarks.helpers.peak import peak_bytes
 from benchmarks.helpers.progress import doing
 from benchmarks.helpers.synthetic import hidden_states
 from benchmarks.helpers.timing import goal, machine, table
-from ntps_lightning import NTPSCallback
+from ntps_lightning import NextTokenPerceptionScore, NTPSCallback
 from ntps_lightning.functional.accumulate import accumulate_
 from ntps_lightning.functional.moments import Moments
 from ntps_lightning.functional.score import score_details
@@ -37,6 +37,12 @@ def parts(d, device):
     doing(f"d={d}: peak memory of one k and of the whole curve")
     yield row(f"d={d}, one k", peak_bytes(lambda: score_details(moments, whole_curve=False)), scratch_bytes(d))
     yield row(f"d={d}, whole curve", peak_bytes(lambda: score_details(moments)), scratch_bytes(d))
+    doing(f"d={d}: peak memory of held-out numbers")
+    metric = NextTokenPerceptionScore(d, 5).to(device)
+    metric.update(*hidden_states(4096, 8, d, device=device))
+    for name, whole in (("one k", False), ("curves", True)):
+        peak = peak_bytes(lambda whole=whole: metric.details(whole_curve=whole))
+        yield row(f"d={d}, {name}, held out on 2,048 rows", peak, scratch_bytes(d, 2048))
 
 
 def validate(module, loader, callbacks):
@@ -51,7 +57,7 @@ def callback(d, layers, device):
     validate(module, loader, [NTPSCallback(layers="all")])  # warm up
     without = peak_bytes(lambda: validate(module, loader, []))
     with_it = peak_bytes(lambda: validate(module, loader, [NTPSCallback(layers="all")]))
-    stated = state_bytes(layers + 1, d, 5) + scratch_bytes(d)
+    stated = state_bytes(layers + 1, d, 5, kept=2048) + scratch_bytes(d, 2048)
     yield row(f"d={d}, validation epoch, all {layers + 1} layers", with_it - without, stated)
 
 

@@ -25,14 +25,15 @@ def state_bytes(
     return num_layers * (sums + sum(math.prod(shape) * dtype.itemsize for shape, dtype, _ in rows))
 
 
-def scratch_bytes(hidden_size: int, *, controls: bool = False) -> int:
+def scratch_bytes(hidden_size: int, kept: int = 0, *, controls: bool = False) -> int:
     """Bytes that are taken for a while, beside the sums: while a batch is added, by 4,096 tokens x 2 d and two d x d
     products in float32 and the sums of these in float64, or while one layer is solved, by 13 d x d matrices in float64
-    (17 with controls);
-    and 16 MiB for what libraries allocate. ``python -m benchmarks.memory`` holds this against what is measured.
+    (17 with controls), and for m kept rows by 4 m x m and 8 m x d; and 16 MiB for what libraries allocate.
+    ``python -m benchmarks.memory`` holds this against what is measured.
     """
     adding = 4096 * (2 * hidden_size + 16) * 4 + 2 * hidden_size**2 * (4 + _BYTES)
-    return max(adding, (17 if controls else 13) * hidden_size**2 * _BYTES) + 2**24
+    solving = (17 if controls else 13) * hidden_size**2 + 4 * kept**2 + 8 * kept * hidden_size
+    return max(adding, solving * _BYTES) + 2**24
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class MemoryEstimate:
         return None if free is None else free // self._sharing()
 
     def _scratch(self) -> int:
-        return scratch_bytes(self.hidden_size, controls=self.controls)
+        return scratch_bytes(self.hidden_size, self.kept, controls=self.controls)
 
     def _states(self) -> int:
         each = state_bytes(

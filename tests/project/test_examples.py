@@ -44,7 +44,16 @@ def test_example_on_a_local_model_and_a_csv_file(files):
     assert run.returncode == 0, run.stderr[-3000:]
     table = run.stdout.splitlines()
     (head,) = (i for i, line in enumerate(table) if line.split()[:1] == ["epoch"])
-    columns = ["epoch", "train_loss", "val_accuracy", "score", "null", "lift", "gain", "captured_in_sample"]
+    columns = [
+        "epoch",
+        "train_loss",
+        "val_accuracy",
+        "probe_accuracy",
+        "probe_r2",
+        "captured_r2",
+        "principal_r2",
+        "score",
+    ]
     assert table[head].split() == columns
     assert [line.split()[0] for line in table[head + 1 : head + 4]] == ["before", "0", "1"]
     (event_file,) = (files / "logs").rglob("events.out.tfevents.*")

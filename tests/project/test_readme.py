@@ -45,5 +45,13 @@ def test_snippet_runs(snippet, tmp_path, monkeypatch):
         assert list(Path("logs").rglob("events.out.tfevents.*"))
 
 
+def test_every_promise_names_a_test_that_is_there():
+    promises = README.partition("It is a guest in your run")[2].partition("With matplotlib installed")[0]
+    named = re.findall(r"`(tests/[\w/]+\.py)`", promises)
+    assert len(named) >= 10
+    assert all((ROOT / name).exists() for name in named)
+    assert all("tests/" in line for line in re.split(r"\n- ", promises)[1:])
+
+
 def test_every_logged_key_is_in_the_readme():
     assert all(f"`{key}`" in README for key in logged_keys("ntps", [1], gain=True, held_out=True))
