@@ -44,6 +44,8 @@ class NTPSDetails:
             little wider, from bounds on the extreme eigenvalues of B + ridge.
         num_samples: number of samples n.
         samples_per_dim: n / d. Below about 20 the score is biased towards ``null``.
+        p_value: how often shuffled labels would score as much (METHOD 35), by 199 draws: .005 where none did; ``None``
+            where the whole curve was not asked for, nothing is centred or targets are more than 100.
         subspace_error: estimated sine of the largest angle between the autoregressive subspace that was used and the
             exact one, in whitened coordinates: 0 where the solver was exact, at most 1e-6 where it was iterative
             (METHOD 24).
@@ -75,6 +77,7 @@ class NTPSDetails:
     excess_loss_bounds: tuple[float, float]
     num_samples: int
     samples_per_dim: float
+    p_value: float | None = None
     subspace_error: float = 0.0
     held_out: HeldOut | None = None
     not_held_out: str = ""

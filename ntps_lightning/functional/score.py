@@ -18,6 +18,7 @@ from ntps_lightning.functional.moments import Covariances, Moments, covariances,
 from ntps_lightning.functional.null import captured_null_curve, null_curve, orthonormal_null_curve, shuffled_labels
 from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
 from ntps_lightning.functional.overlap import captured_curve, excess_loss_bounds, nested_basis, overlap_curve
+from ntps_lightning.functional.significance import score_p_value
 from ntps_lightning.functional.subspaces import (
     Subspace,
     autoregressive_subspace,
@@ -136,9 +137,14 @@ def score_details(
     bag = None
     if kept is not None and cov.bag is not None:
         bag = nested_basis(bag_subspace(cov.bag, cov, count=None if whole_curve else k).directions)
+    p_value = None
+    if whole_curve and chosen.center:
+        shares = None if moments.target_gram.numel() else moments.target_sum / moments.num_samples
+        p_value = score_p_value(score, cov, shares, whitener, basis[:, :k], orthonormal=chosen.orthonormal)
     found = _held_out(moments, centred, kept, (basis, bag), k, whole_curve)
     return NTPSDetails(
         score=score,
+        p_value=p_value,
         captured=captured,
         null=null,
         lift=(score - null) / (1 - null) if null < 1 - 1e-9 else 0.0,
