@@ -73,4 +73,4 @@ def test_the_order_of_samples_changes_nothing(rng):
 
 def test_one_origin_for_all_steps_but_the_first_would_not_do(rng, monkeypatch):
     monkeypatch.setattr("ntps_lightning.functional.origins._shared_steps", lambda *_: [])
-    assert worst(prompted(rng, 300), 600) > 30 * TOLERANCE
+    assert worst(prompted(rng, 300), 600) > 10 * TOLERANCE
