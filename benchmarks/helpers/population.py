@@ -65,14 +65,20 @@ class Population:
         noise = torch.randn(len(self.shares), d, generator=generator, dtype=torch.float64)
         self.class_means = signal * d**-0.5 * self.scale * noise
         self.mean = self.shares @ self.class_means
+        self.cross = (self.class_means - self.mean).T * self.shares
+        self.perception = self.cross @ (self.class_means - self.mean) + torch.diag(self.scale.square())
 
     def squared_error(self, weights, mean, share):
         """Expected, summed over outputs, of the probe ``share + (x - mean) @ weights``; exact."""
-        between = (self.class_means - self.mean).T * self.shares
-        perception = between @ (self.class_means - self.mean) + torch.diag(self.scale.square())
-        explained = 2 * (weights * between).sum() - (weights * (perception @ weights)).sum()
+        explained = 2 * (weights * self.cross).sum() - (weights * (self.perception @ weights)).sum()
         offset = share + (self.mean - mean) @ weights - self.shares
         return float(1 - self.shares.square().sum() - explained + offset.square().sum())
+
+    def best_r2(self, features):
+        """Of any probe on ``features``, ``(d, p)``."""
+        weights = torch.linalg.solve(features.T @ self.perception @ features, features.T @ self.cross)
+        of_mean = float(1 - self.shares.square().sum())
+        return 1 - self.squared_error(features @ weights, self.mean, self.shares) / of_mean
 
     def draw(self, n, generator, grouped=False):
         """``n`` samples, each of a text of its own, or several windows of a text and its class."""

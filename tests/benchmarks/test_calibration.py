@@ -8,6 +8,9 @@ from sklearn.linear_model import Ridge
 
 from benchmarks import calibration
 from benchmarks.helpers.population import Population
+from benchmarks.helpers.store import Store
+
+measure = calibration.measure
 
 
 def generator():
@@ -29,7 +32,7 @@ def test_the_truth_is_that_of_ridge_regressions_on_the_sample(monkeypatch):
     population = Population(6)
     sample = population.draw(80, generator())
     features = population.directions(2)
-    probes, r2 = calibration.Truth(population, 10).of(sample, features, sample.kept(40))
+    probes, r2, best = calibration.Truth(population, 10).of(sample, features, sample.kept(40))
     assert torch.equal(*probes)
     fresh = population.draw(200_000, torch.Generator().manual_seed(1))
     x = sample.states @ features
@@ -37,6 +40,10 @@ def test_the_truth_is_that_of_ridge_regressions_on_the_sample(monkeypatch):
     predicted = torch.from_numpy(Ridge(penalty).fit(x, sample.targets).predict(fresh.states @ features))
     errors, spread = (float((fresh.targets - p).square().sum()) for p in (predicted, sample.targets.mean(0)))
     assert r2 == pytest.approx(1 - errors / spread, abs=0.02)
+    large = torch.from_numpy(Ridge(0).fit(fresh.states @ features, fresh.targets).predict(fresh.states @ features))
+    spread = float((fresh.targets - fresh.targets.mean(0)).square().sum())
+    assert best == pytest.approx(1 - float((fresh.targets - large).square().sum()) / spread, abs=0.02)
+    assert r2 < best
 
 
 def test_texts_share_a_class_and_are_kept_whole():
@@ -52,12 +59,14 @@ def test_texts_share_a_class_and_are_kept_whole():
 
 
 def test_a_toy_cell_is_measured_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(calibration, "STORE", tmp_path / "calibration.jsonl")
-    monkeypatch.setattr(calibration, "FRESH", 100)
+    monkeypatch.setattr(calibration, "measure", lambda cell, draws: measure(cell, draws, fresh=100))
     cell = calibration.Cell(60, 8, 40, grouped=True)
-    ((name, found),) = calibration.results(3, [cell])
+    found = calibration.stored(Store("cells", tmp_path), cell, 8)
     assert set(found) == set(calibration.NAMES)
     assert all(0 <= values["coverage"] <= 1 and values["se / sd"] > 0 for values in found.values())
-    assert ((name, found),) == tuple(calibration.results(3, [cell]))
-    assert len((tmp_path / "calibration.jsonl").read_text().splitlines()) == 1
-    assert {row[-1] for row in calibration.rows_of(name, found)} <= {"met", "MISSED"}
+    assert {row[-1] for row in calibration.rows_of(cell.name, found)} <= {"met", "MISSED"}
+    monkeypatch.setattr(calibration, "measure", None)
+    store = Store("cells", tmp_path)
+    assert calibration.stored(store, cell, 8) == found
+    store.forget()
+    assert not list(tmp_path.iterdir())
