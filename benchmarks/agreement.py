@@ -16,7 +16,7 @@ from sklearn.linear_model import Ridge
 from torch.nn.functional import one_hot
 
 from benchmarks.helpers.store import Store
-from benchmarks.helpers.timing import machine, table
+from benchmarks.helpers.timing import table
 from benchmarks.helpers.windows import batches, pooled, smollm2, split
 from ntps_lightning import NextTokenPerceptionScore
 
@@ -79,11 +79,11 @@ def compare(held_out, train, test, num_classes):
 
 def measure(name):
     """Rows of every layer of a set."""
-    (validation, test), num_classes = split(name, (VALIDATION, TEST))
+    parts, num_classes = split(name, (VALIDATION, TEST))
     model = smollm2()
     metrics = {layer: NextTokenPerceptionScore(model.config.hidden_size, num_classes) for layer in LAYERS}
     seen = []
-    for part, data in (("validation", validation), ("test", test)):
+    for part, data in zip(("validation", "test"), parts, strict=True):
         rows = []
         for states, mask, labels, texts in batches(model, data, LAYERS, f"{name}, {part}"):
             for layer, metric in metrics.items() if part == "validation" else ():
@@ -93,8 +93,8 @@ def measure(name):
     found = []
     for i, layer in enumerate(LAYERS):
         held_out = metrics[layer].details(whole_curve=False).held_out
-        sides = [(states[:, i], labels, texts) for states, labels, texts in seen]
-        found += [[layer, held_out.num_groups, *row] for row in compare(held_out, *sides, num_classes)]
+        train, test = [(states[:, i], labels, texts) for states, labels, texts in seen]
+        found += [[layer, held_out.num_groups, *row] for row in compare(held_out, train, test, num_classes)]
     return found
 
 
@@ -120,7 +120,7 @@ def main():
     found = {name: store.get((name, VALIDATION, TEST), lambda name=name: measure(name)) for name in args.sets}
     rows = [row for name, lines in found.items() for row in rows_of(name, lines)]
     columns = ["set", "texts", "left out", "tested", "difference", "se", "test's se", "se of difference", "within 2 se"]
-    table(f"{VALIDATION} windows left out, {TEST} tested [{machine()}]", columns, rows)
+    table(f"{VALIDATION} windows left out, {TEST} tested", columns, rows)
     share = sum(row[-1] == "yes" for row in rows) / len(rows)
     print(f"{share:.0%} within two standard errors, goal >= {GOAL:.0%}: {'met' if share >= GOAL else 'MISSED'}")
 

@@ -17,7 +17,7 @@ import torch
 from benchmarks.helpers.population import Population
 from benchmarks.helpers.progress import doing
 from benchmarks.helpers.store import Store
-from benchmarks.helpers.timing import machine, table
+from benchmarks.helpers.timing import table
 from ntps_lightning.functional.held_out import GRID, held_out
 from ntps_lightning.functional.kept import Blocks
 from ntps_lightning.functional.ridge_probe import RidgeProbe, cross_fitted_ridges
@@ -160,7 +160,7 @@ def main():
         f"goal: {LOW:.0%} to {HIGH:.1%}",
     ]
     draws = f"{args.draws} redrawn data sets a cell, {args.draws // 2} of texts"
-    table(f"95% intervals over {draws} [{machine()}]", columns, rows)
+    table(f"95% intervals over {draws}", columns, rows)
     print(f"{sum(row[-1] == 'met' for row in rows)} of {len(rows)} within the goal")
 
 

@@ -1,8 +1,11 @@
 """stable-pretraining's OnlineProbe and RankMe on states that are given, in one Lightning run."""
 
+from importlib import import_module
+
 import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassAccuracy
 
 
 def run(train, validation, num_classes, epochs, batch_size=64):
@@ -16,11 +19,8 @@ def run(train, validation, num_classes, epochs, batch_size=64):
         batch_size: of both.
 
     """
-    import stable_pretraining as spt
-    from loguru import logger
-    from torchmetrics.classification import MulticlassAccuracy
-
-    logger.remove()
+    spt = import_module("stable_pretraining")
+    import_module("loguru").logger.remove()
 
     def forward(self, batch, stage):
         return {"embedding": batch["state"], "label": batch["label"]}
