@@ -1,5 +1,7 @@
 """stable-pretraining's OnlineProbe and RankMe on states that are given, in one Lightning run."""
 
+import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 
 import lightning.pytorch as pl
@@ -39,18 +41,14 @@ def run(train, validation, num_classes, epochs, batch_size=64):
         metrics={"accuracy": MulticlassAccuracy(num_classes, average="micro")},
     )
     rank = spt.callbacks.RankMe(name="rankme", target="embedding", queue_length=len(train[0]), target_shape=d)
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    trainer = pl.Trainer(
-        max_epochs=epochs, callbacks=[probe, rank], num_sanity_val_steps=0, accelerator="cpu", logger=False, **quiet
-    )
+    silent = {f"enable_{what}": False for what in ("checkpointing", "progress_bar", "model_summary")}
+    callbacks = [probe, rank]
+    options = {"max_epochs": epochs, "num_sanity_val_steps": 0, "accelerator": "cpu", "logger": False, **silent}
+    trainer = pl.Trainer(callbacks=callbacks, **options)
     loaders = [
         DataLoader([{"state": x, "label": y} for x, y in zip(*part, strict=True)], batch_size, shuffle=part is train)
         for part in (train, validation)
     ]
-    trainer.fit(module, *loaders)
+    with redirect_stdout(sys.stderr):
+        trainer.fit(module, *loaders)
     return float(trainer.callback_metrics["eval/probe_accuracy"]), probe.module.eval()
