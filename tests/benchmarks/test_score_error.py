@@ -34,5 +34,6 @@ def test_the_tables_have_their_rows(monkeypatch, tmp_path):
     (row,) = score_error.bootstrap_rows(8, (60,), (0.3,), 8, 8)
     assert float(row[3]) > 0
     assert row[-1] in ("yes", "NO")
-    (row,) = score_error.ridge_rows(8, (60,), 10)
-    assert row[1] == "0.1"
+    rows = list(score_error.ridge_rows(8, (60,), 10))
+    assert [row[0].split(", ")[-1] for row in rows] == ["k=5", "k=1"]
+    assert [row[1] for row in rows] == ["0.1", "0.1"]
