@@ -26,8 +26,11 @@ from ntps_lightning.functional.ridge_probe import Fit, RidgeProbe, cross_fitted_
 
 # Ridges relative to the mean eigenvalue of the features' covariance.
 GRID = [10 ** (exponent / 2) for exponent in range(-8, 5)]
-# A probe that its ridge has silenced looks surer than it is: errors are those of one that speaks.
-_MOST_RIDGE = 1.0
+# A probe that its ridge has silenced looks surer than it is: errors are those of one that speaks. Where it has few
+# directions it must speak louder: the jackknife is generous to many features, and does not see what the choice of the
+# ridge adds, and that of directions which come from the samples (python -m benchmarks.calibration).
+_MOST_RIDGE = 3.0
+_MOST_RIDGE_CONFINED = 0.3
 _FEWEST_ROWS = 20
 # The variance of a kept row's target, of one on average, below which it is rounding.
 _CONSTANT = 1e-12
@@ -203,6 +206,7 @@ class _Reading:
     """A probe with the ridges that were chosen for the halves."""
 
     probe: RidgeProbe
+    most_ridge: float
     ridges: tuple[float, float]
     at_edge: bool
 
@@ -250,7 +254,8 @@ class _Reader:
 
     def read(self, probe: RidgeProbe) -> _Reading:
         """Choose the ridges."""
-        return _Reading(probe, *cross_fitted_ridges(probe, self._rows, self._blocks, GRID))
+        most = _MOST_RIDGE if probe is self.whole else _MOST_RIDGE_CONFINED
+        return _Reading(probe, most, *cross_fitted_ridges(probe, self._rows, self._blocks, GRID))
 
     def r2(self, reading: _Reading) -> Estimate:
         """With its standard error."""
@@ -295,9 +300,9 @@ class _Reader:
 
 def _with_wider_error(reading: _Reading, estimate: Callable[[tuple[Fit, Fit]], Estimate]) -> Estimate:
     found = estimate(reading.fits(torch.inf))
-    if max(reading.ridges) <= _MOST_RIDGE:
+    if max(reading.ridges) <= reading.most_ridge:
         return found
-    speaking = estimate(reading.fits(_MOST_RIDGE))
+    speaking = estimate(reading.fits(reading.most_ridge))
     return replace(speaking, value=found.value) if speaking.se > found.se else found
 
 

@@ -187,28 +187,47 @@ def test_every_number_is_that_of_refits(data, rng):
     assert sorted(found.curves["captured_r2"]) == [1, 2, 3, 4, 5]
 
 
+def refitted_r2(data, ridge, unseen, features=None):
+    """R² and its standard error, from fits without each group and a second one."""
+
+    def r2(top, bottom, keep):
+        weights = data.weights[keep]
+        return 1 - np.square(top).sum(1)[keep] @ weights / (np.square(bottom).sum(1)[keep] @ weights)
+
+    top, bottom, parts = data.held_out(ridge, features), data.mean_residuals(), []
+    everything = np.ones(len(data.groups), dtype=bool)
+    for group in range(data.num_groups):
+        rest = data.groups != group
+        own = r2(top, bottom, rest)
+        new_top = np.where(rest[:, None], data.held_out(ridge, features, also=(group,)), top)
+        new_bottom = np.where(rest[:, None], data.mean_residuals((group,)), bottom)
+        parts.append((own, r2(new_top, new_bottom, everything)))
+    own, fit = (part - part.mean() for part in np.array(parts).T)
+    return r2(top, bottom, everything), np.sqrt(np.square(own + fit).sum() + unseen * np.square(fit).mean())
+
+
 def test_the_error_of_r2_is_that_of_leaving_out_twice(rng):
     data = Data(rng, n=30, d=5, m=12, sizes=(2, 1))
     blocks, rows = Blocks.of(data.rows.groups), data.rows
     mean = squared_losses(mean_fit(30, data.probe.targets), rows, blocks, all_of(data))
     unseen = 18 * data.num_groups / 12
     estimate = r2_estimate(squared_losses(data.probe.at(0.1), rows, blocks, all_of(data)), mean, unseen)
+    value, error = refitted_r2(data, 0.1, unseen)
+    assert estimate.value == pytest.approx(value)
+    assert estimate.se == pytest.approx(error, rel=1e-7)
 
-    def r2(top, bottom, keep):
-        return 1 - np.square(top).sum(1)[keep].sum() / np.square(bottom).sum(1)[keep].sum()
 
-    top, bottom, parts = data.held_out(0.1), data.mean_residuals(), []
-    everything = np.ones(12, dtype=bool)
-    for group in range(data.num_groups):
-        rest = data.groups != group
-        own = r2(top, bottom, rest)
-        new_top = np.where(rest[:, None], data.held_out(0.1, also=(group,)), top)
-        new_bottom = np.where(rest[:, None], data.mean_residuals((group,)), bottom)
-        parts.append((own, r2(new_top, new_bottom, everything)))
-    own, fit = (part - part.mean() for part in np.array(parts).T)
-    wanted = np.sqrt(np.square(own + fit).sum() + unseen * np.square(fit).mean())
-    assert estimate.value == pytest.approx(r2(top, bottom, everything))
-    assert estimate.se == pytest.approx(wanted, rel=1e-7)
+def test_the_error_of_a_silenced_probe_is_that_of_one_that_speaks(rng, monkeypatch):
+    monkeypatch.setattr("ntps_lightning.functional.held_out.GRID", [100.0])
+    data = Data(rng, n=40, d=8, m=20)
+    basis = np.eye(8)[:, :3]
+    found = data.result(basis, 3)
+    for estimate, most, features in ((found.probe_r2, 3.0, np.eye(8)), (found.captured_r2, 0.3, basis)):
+        value, silenced = refitted_r2(data, 100.0, 20, features)
+        _, wider = refitted_r2(data, most, 20, features)
+        assert silenced < wider
+        assert estimate.value == pytest.approx(value)
+        assert estimate.se == pytest.approx(wider, rel=1e-7)
 
 
 def test_differences_and_ratios_share_their_errors():
