@@ -45,7 +45,7 @@ class Sample:
         groups = self.groups[chosen]
         halves = torch.arange(rows) % 2 == 0
         weights = torch.ones(len(groups), dtype=torch.float64)
-        return KeptRows(self.states[chosen], self.targets[chosen], weights, groups, halves)
+        return KeptRows(self.states[chosen], self.targets[chosen], weights, groups, halves, digest=0)
 
 
 class Population:
