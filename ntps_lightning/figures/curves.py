@@ -50,7 +50,7 @@ def curve_figure(details: NTPSDetails, baseline: NTPSDetails | None = None) -> F
         axis.xaxis.set_major_formatter("{x:g}")
         axis.spines[["top", "right"]].set_visible(False)
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(frameon=False, loc="lower right" if axis is right else "upper left", fontsize="small")
+            axis.legend(frameon=False, loc="lower right", fontsize="small")
     return figure
 
 
