@@ -63,8 +63,8 @@ def together(group: Any = None) -> Iterator[None]:
     Nothing in the block may wait for other ranks.
 
     Raises:
-        SetupError: (a ``ValueError``) If a rank raised one: its own, or the first of the others'.
-        ValueError: If another rank raised anything else; what the rank itself raised stays what it is.
+        SetupError: (a ``ValueError``) If another rank raised one.
+        ValueError: If another rank raised anything else. What the rank itself raised stays what it is.
 
     """
     fault: Exception | None = None
@@ -125,14 +125,17 @@ def _stage(tensors: Sequence[Tensor], group: Any) -> Tensor | None:
 
 
 def _reduce_(tensor: Tensor, op: Any, dst: int | None = None, group: Any = None, stage: Tensor | None = None) -> None:
-    if not _through_gpu(tensor, group):
+    """In pieces where they may have to pass through a GPU, of the same sizes on ranks whose tensors do not."""
+    if dist.get_backend(group) != "nccl":
         _reduce_here_(tensor, op, dst, group)
         return
-    stage = tensor.new_empty(tensor.numel(), device="cuda") if stage is None else stage
-    for part in torch.split(tensor.view(-1), len(stage)):
-        shared = stage[: len(part)].copy_(part)
-        _reduce_here_(shared, op, dst, group)
-        part.copy_(shared)
+    for part in torch.split(tensor.view(-1), _STAGED_NUMEL):
+        if not _through_gpu(part, group):
+            _reduce_here_(part, op, dst, group)
+            continue
+        room = part.new_empty(len(part), device="cuda") if stage is None else stage[: len(part)]
+        _reduce_here_(room.copy_(part), op, dst, group)
+        part.copy_(room)
 
 
 def _reduce_here_(tensor: Tensor, op: Any, dst: int | None, group: Any) -> None:

@@ -148,7 +148,7 @@ class NextTokenPerceptionScore(Metric):
         self._first_id = 0
         self._ids_made_up = False
         self.kept = kept
-        self.controls = controls
+        self.controls = controls and kept > 0
         for name in self._state_specs():
             reduction = None if name.startswith("kept_") else "sum"
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx=reduction)

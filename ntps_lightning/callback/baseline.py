@@ -120,14 +120,18 @@ class ReplayedEpoch:
 
     def finish(self, *, whole_curve: bool) -> dict[int, NTPSDetails]:
         """The details of every layer; nothing if any rank has failed or refused. Every rank comes here."""
+        self._guard.agree()
         faults, refusals = zip(*gather((self._guard.fault, self.refusal)), strict=True)
         if any(faults) or any(refusals):
             known = [reason for reason in refusals if reason not in ("", ELSEWHERE)]
             self.refusal = "" if any(faults) else (known or [ELSEWHERE])[0]
             return {}
-        with self._guard.measuring(self._trainer):
-            return self._monitor.compute(whole_curve=whole_curve) if self._monitor is not None else {}
-        return {}
+        found: dict[int, NTPSDetails] = {}
+        if self._monitor is not None:
+            with self._guard.measuring(self._trainer):
+                found = self._monitor.compute(whole_curve=whole_curve)
+        self._guard.agree()
+        return found
 
 
 def why_no_replay(trainer: Any, pl_module: nn.Module) -> str:

@@ -159,6 +159,7 @@ class NTPSCallback(Callback):
         self._monitor: NTPSMonitor | None = None
         self._replay: Replay | None = None
         self._undrawn = False
+        self._stage = "fit"
 
     @property
     def _items(self) -> dict[str, BatchItem | None]:
@@ -202,16 +203,17 @@ class NTPSCallback(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stage = stage
         if stage not in ("fit", "validate"):
             return
         self._guard.new_run()
         self._monitor = None
-        if self._run is None or (stage == "fit" and not self._run.goes_on(trainer, pl_module)):
+        if self._begins(trainer, pl_module, stage):
             self._run = Run.of(trainer)
             self._tried = None
             self._records = self._new_records()
             self._records.baseline.begin(trainer.global_step, loggers_at(trainer))
-        if stage == "fit":
+        if stage == "fit" and self._run is not None:
             self._run.fits(pl_module)
 
     @override
@@ -293,7 +295,8 @@ class NTPSCallback(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not sooner: where the module logs a `step` of its own, loggers learn of it only now.
         if self._undrawn:
-            self._log_pictures(trainer, logger_step(trainer))
+            with self._guard.logging(trainer, "a figure was not logged"):
+                self._log_pictures(trainer, logger_step(trainer))
         self._undrawn = False
 
     @override
@@ -302,13 +305,19 @@ class NTPSCallback(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop()
-        self._replay = None
+        self.teardown(trainer, pl_module, "")
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._stop()
-        self._replay = None
+        if self._run is None or self._run.is_of(trainer):
+            self._replay = None
+
+    def _begins(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> bool:
+        """Whether this is another run; to validate is none where there are results."""
+        if self._run is None:
+            return stage == "fit" or not self.history
+        return stage == "fit" and not self._run.goes_on(trainer, pl_module)
 
     def _new_records(self) -> Records:
         layers = self.layers if isinstance(self.layers, (int, str)) else list(self.layers)
@@ -317,7 +326,7 @@ class NTPSCallback(Callback):
         return Records(self.prefix, {name: str(value) for name, value in definition.items()})
 
     def _tried_monitor(self, trainer: Trainer, pl_module: LightningModule) -> NTPSMonitor:
-        """The same, of a model that does not look ahead; every rank comes here."""
+        """A monitor of a model that does not look ahead; every rank comes here."""
         with together():
             monitor = self._new_monitor(pl_module)
             backbone = find_backbone(pl_module, self.model)
@@ -377,7 +386,8 @@ class NTPSCallback(Callback):
             if found and epoch.replayed.refusal:
                 records.baseline.give_up(self.prefix, epoch.replayed.refusal)
         if found:
-            untrained = step == records.baseline.step and trainer.state.fn == "validate"
+            fitted = self._run is None or self._run.fitted
+            untrained = not fitted and step == records.baseline.step and trainer.state.fn == "validate"
             quiet = untrained or trainer.fast_dev_run  # type: ignore[attr-defined]
             records.take(found, step, baseline=self.baseline, untrained=quiet)
             records.num_classes, records.class_names = epoch.classes
@@ -440,5 +450,6 @@ class NTPSCallback(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._records.load_state_dict(state_dict)
-        self._monitor = None
+        if self._stage == "fit" or not self.history:  # a checkpoint that is tested or validated takes nothing away
+            self._records.load_state_dict(state_dict)
+            self._monitor = None

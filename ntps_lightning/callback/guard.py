@@ -82,11 +82,14 @@ class Guard:
 
     @contextmanager
     def logging(self, trainer: Any, what: str) -> Iterator[None]:
-        """What fails in this block costs no more than the picture or the point that it is about."""
+        """What fails in this block costs no more than the picture or the point that it is about.
+
+        It is raised all the same with ``on_error="raise"``, where no other rank would wait for this one.
+        """
         try:
             yield
         except Exception as error:
-            if self._on_error == "raise":
+            if self._on_error == "raise" and rank_and_world_size()[1] == 1:
                 raise
             self._warn_once(trainer, f"{what}: {error!r}")
 

@@ -159,7 +159,8 @@ def logger_step(trainer: Any) -> int:
     batches that were trained on, which several optimizers step at each.
     """
     own = any(result.meta.name == "step" and result.meta.logger for result in trainer._results.values())
-    return int(trainer.logged_metrics["step"]) if own else loggers_at(trainer)
+    step = trainer.logged_metrics.get("step") if own else None  # with several dataloaders it has another name
+    return loggers_at(trainer) if step is None else int(step)
 
 
 def loggers_at(trainer: Any) -> int:

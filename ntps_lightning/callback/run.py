@@ -25,6 +25,15 @@ class Run:
         """A run that begins; neither Trainer nor module lives longer for it."""
         return cls(weakref.ref(trainer))
 
+    @property
+    def fitted(self) -> bool:
+        """Whether a module has been, or is."""
+        return self._module is not None
+
+    def is_of(self, trainer: Any) -> bool:
+        """Whether it is this Trainer's."""
+        return self._trainer() is trainer
+
     def fits(self, module: nn.Module) -> None:
         """The module is fitted."""
         self._module = weakref.ref(module)

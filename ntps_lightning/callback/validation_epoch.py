@@ -86,13 +86,16 @@ class ValidationEpoch:
         if self._guard.agree() and self._monitor is not None:
             with self._guard.measuring(self._trainer):
                 self._monitor.check_seen()
+            self._guard.agree()
 
     def finish(self, *, whole_curve: bool) -> dict[int, NTPSDetails]:
         """The details of every layer; nothing if any rank failed. Every rank comes here, whatever happened to it."""
+        found: dict[int, NTPSDetails] = {}
         if self._guard.agree() and self._monitor is not None:
             with self._guard.measuring(self._trainer):
-                return self._monitor.compute(whole_curve=whole_curve)
-        return {}
+                found = self._monitor.compute(whole_curve=whole_curve)
+            self._guard.agree()
+        return found
 
     def stop(self) -> None:
         """Listen no more, whatever was under way."""

@@ -32,6 +32,7 @@ GRID = [10 ** (exponent / 2) for exponent in range(-8, 5)]
 _MOST_RIDGE = 3.0
 _MOST_RIDGE_CONFINED = 0.3
 _FEWEST_ROWS = 20
+_FEWEST_GROUPS = 10
 # The variance of a kept row's target, of one on average, below which it is rounding.
 _CONSTANT = 1e-12
 # Groups that are left out twice for the errors of a curve, which are known to 6% then.
@@ -39,7 +40,8 @@ _COARSE_LEFT = 128
 # A ratio is shown where its denominator is so many standard errors above zero.
 _CLEAR = 2.0
 
-_ESTIMATES = ("probe_r2", "probe_accuracy", "captured_r2", "principal_r2", "bag_r2", "captured")
+_OF_THE_WHOLE = ("probe_r2", "probe_accuracy")
+_ESTIMATES = (*_OF_THE_WHOLE, "captured_r2", "principal_r2", "bag_r2", "captured")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class HeldOut:
         captured_r2: of the probe confined to the leading k autoregressive directions.
         principal_r2: of the probe confined to as many leading principal components.
         bag_r2: of the probe confined to as many leading directions of tokens without order; ``None`` without controls.
+        k: number of those directions.
         captured: captured_r2 over probe_r2; ``None`` where probe_r2 is not two standard errors above zero.
         ridges: the two ridges of the whole probe, relative to tr(B)/d, each chosen on one half for the other.
         at_edge: which of the probes chose an end of the grid.
@@ -59,7 +62,7 @@ class HeldOut:
         num_groups: groups of them that were left out together.
         num_conflicts: rows that were not read, since the same tokens occur with several labels.
         rows: a hash of which rows were read, and of their targets.
-        output_r2: ``probe_r2`` of each output alone, 0 where it does not vary; ``None`` for classes.
+        output_r2: ``probe_r2`` of each output alone, 0 where it does not vary in these rows; ``None`` for classes.
         curves: ``captured_r2``, ``principal_r2`` and with controls ``bag_r2`` by number of directions, each a value and
             its standard error.
         learning_curve: of the whole probe, by number of rows that it was fitted on; ``None`` where curves were not
@@ -72,6 +75,7 @@ class HeldOut:
     captured_r2: Estimate
     principal_r2: Estimate
     bag_r2: Estimate | None
+    k: int
     captured: Estimate | None
     ridges: tuple[float, float]
     at_edge: tuple[str, ...]
@@ -99,13 +103,15 @@ class HeldOut:
             earlier: an earlier measurement, or another model's or layer's.
 
         Returns:
-            The differences of those that both have; ``None`` where other rows were read, or were fitted together with
+            The differences of those that both have, of confined probes with as many directions; ``None`` where other
+            rows were read, or were fitted together with
             another number of samples. Rows are told apart by their ids and targets.
 
         """
         if self.rows != earlier.rows or self.probe_r2.unseen != earlier.probe_r2.unseen:
             return None
-        both = {name: (getattr(self, name), getattr(earlier, name)) for name in _ESTIMATES}
+        names = _ESTIMATES if self.k == earlier.k else _OF_THE_WHOLE
+        both = {name: (getattr(self, name), getattr(earlier, name)) for name in names}
         return {name: now.minus(then) for name, (now, then) in both.items() if now is not None and then is not None}
 
 
@@ -149,6 +155,7 @@ def held_out(
         captured_r2=estimates["captured_r2"],
         principal_r2=estimates["principal_r2"],
         bag_r2=estimates.get("bag_r2"),
+        k=k,
         probe_accuracy=reader.accuracy(whole) if cov.target_gram is None else None,
         captured=estimates["captured_r2"].over(probe_r2) if clear else None,
         ridges=whole.ridges,
@@ -189,6 +196,8 @@ def read_held_out(
     if len(rows.states) < _FEWEST_ROWS:
         said = f" ({num_conflicts} more have copies with other labels)" if num_conflicts else ""
         return f"{len(rows.states)} rows were kept{said}, at least {_FEWEST_ROWS} are needed"
+    if rows.num_groups < _FEWEST_GROUPS:
+        return f"the rows that were kept are of {rows.num_groups} groups, at least {_FEWEST_GROUPS} are needed"
     if not rows.states.isfinite().all():
         return "pooled states are too large for the float32 rows that are kept"
     if not rows.targets.std(0).any():
@@ -269,7 +278,8 @@ class _Reader:
         """Of each output, without errors."""
         mean = mean_fit(self._cov.num_samples, self._targets).without_own(self._blocks, self._rows.weights)
         squares, variances = self._squares(reading), self._rows.weights @ mean.square()
-        return tuple(torch.where(variances > _CONSTANT * len(self._targets), 1 - squares / variances, 0).tolist())
+        varies = self._targets.var(0) > _CONSTANT
+        return tuple(torch.where(varies, 1 - squares / variances, 0).tolist())
 
     def learning_curve(self) -> LearningCurve | None:
         """Of the whole probe."""

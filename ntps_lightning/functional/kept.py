@@ -75,6 +75,11 @@ class Blocks:
         width = int(valid.sum(1).max())
         return Blocks(self.index[groups, :width], valid[:, :width])
 
+    def by_size(self) -> list[Blocks]:
+        """Blocks of groups of about one size each, so that a large one does not pad all others."""
+        sizes = self.valid.sum(1).double().log2().ceil()
+        return [self.some((sizes == size).nonzero()[:, 0]) for size in torch.unique(sizes).tolist()]
+
     @property
     def single(self) -> bool:
         """Whether every row is a group of its own."""

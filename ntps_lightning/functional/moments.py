@@ -35,9 +35,6 @@ class Moments:
         bag_products: ``(d + 1, d)`` with :math:`Q = \sum x x^\top` and :math:`s = \sum x` of a sample,
             :math:`\sum \frac{T + 1}{6} Q + \frac{T - 2}{3} s s^\top` for C0 averaged over orders, and
             :math:`\sum \frac{(T - 1)(2 T - 1)}{6} s^\top` for moving its origin; ``(0, 0)`` without controls.
-        bag_products: ``(d + 1, d)`` :math:`\sum \frac{T + 1}{6} Q + \frac{T - 2}{3} s s^\top` with :math:`Q = \sum x
-            x^\top` and :math:`s = \sum x` of a sample, and :math:`\sum \frac{(T - 1)(2 T - 1)}{6} s^\top` for moving
-            the origin; ``(0, 0)`` without controls.
 
     """
 

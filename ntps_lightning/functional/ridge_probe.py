@@ -43,8 +43,11 @@ class Fit:
         """``(m, C)`` residuals in the fit without the row's own group."""
         if blocks.single:
             return self.residuals / (1 - weights * self.leverage())[:, None]
-        left = left_out(self, blocks, weights)
-        return blocks.scatter(torch.linalg.solve(left, blocks.gather(self.residuals)))
+        found = torch.zeros_like(self.residuals)
+        for part in blocks.by_size():
+            solved = torch.linalg.solve(left_out(self, part, weights), part.gather(self.residuals))
+            found[part.index[part.valid]] = solved[part.valid]
+        return found
 
 
 def left_out(fit: Fit, blocks: Blocks, weights: Tensor) -> Tensor:

@@ -134,14 +134,11 @@ def score_details(
     extremes = extreme_eigenvalues(regularised, whitener, at_least=penalty)
     probe_mse, probe_r2 = probe_mse_r2(cov, whitener, penalty)
     centred = cov if chosen.center else covariances(moments, center=True)
-    bag = None
-    if kept is not None and cov.bag is not None:
-        bag = nested_basis(bag_subspace(cov.bag, cov, count=None if whole_curve else k).directions)
     p_value = None
     if whole_curve and chosen.center:
         shares = None if moments.target_gram.numel() else moments.target_sum / moments.num_samples
         p_value = score_p_value(score, cov, shares, whitener, basis[:, :k], orthonormal=chosen.orthonormal)
-    found = _held_out(moments, centred, kept, (basis, bag), k, whole_curve)
+    found = _held_out(moments, (cov, centred), kept, basis, k, whole_curve)
     return NTPSDetails(
         score=score,
         p_value=p_value,
@@ -169,19 +166,21 @@ def score_details(
 
 def _held_out(
     moments: Moments,
-    cov: Covariances,
+    both: tuple[Covariances, Covariances],
     kept: KeptSamples | None,
-    bases: tuple[Tensor, Tensor | None],
+    basis: Tensor,
     k: int,
     curves: bool,
 ) -> HeldOut | str:
-    """By the nested bases of the autoregressive directions and of those without order; what goes wrong with them costs
-    no other number.
-    """
+    """By covariances as the score has them, and centred; what goes wrong with them costs no other number."""
     if kept is None:
         return NO_ROWS
+    cov, centred = both
     try:
-        return read_held_out(moments, cov, kept, bases[0], k, bag=bases[1], curves=curves)
+        bag = None
+        if cov.bag is not None:
+            bag = nested_basis(bag_subspace(cov.bag, cov, count=None if curves else k).directions)
+        return read_held_out(moments, centred, kept, basis, k, bag=bag, curves=curves)
     except RuntimeError as error:
         return f"they could not be computed ({error})"
 

@@ -21,7 +21,7 @@ from ntps_lightning.monitor.samples import Samples, Selection
 
 
 class MonitoredBatch:
-    """Listens to the model from :meth:`open` to :meth:`close`, or inside a ``with`` block, and takes one call.
+    """Listens to the model from :meth:`open` to :meth:`close`, or inside a ``with`` block, and takes its own call.
 
     Nothing is raised inside the model's own forward pass: what goes wrong there, :meth:`close` tells. A call that
     fails, for want of memory say, may be made again, over the same samples or, one after the other, over parts of them.
@@ -122,6 +122,8 @@ class MonitoredBatch:
             self.abandon(f"a forward pass was interrupted by {error!r}")
 
     def _finish(self) -> None:
+        if not self._progress.complete and self._progress.added_all(self._measurement.layers):
+            self._complete()
         self._measurement.count(len(self._selection), self._taken)
         if self._measurement.fault:
             return
@@ -166,7 +168,7 @@ class MonitoredBatch:
             self._warn_of_padding(inputs)
         device = inputs.device or self._backbone.device_of(self._measurement.layers[-1])
         self._samples = selection.samples_of(inputs, sequences, device)
-        self._progress.begin(rows, inputs.input_ids if sequences is None else None)
+        self._progress.begin(rows, inputs.input_ids, row_each=sequences is None)
         return True
 
     def _complete(self) -> None:
@@ -179,7 +181,11 @@ class MonitoredBatch:
             return "a call with past_key_values, as generate() makes, was left out"
         if adapters_disabled(self._backbone):
             return "a call with the adapters disabled was left out"
-        return self._why_another(inputs, sequences) if whole else None
+        if not whole:
+            return None
+        if self._progress.differs(inputs):
+            return "a call with other input_ids than the one that failed was left out"
+        return self._why_another(inputs, sequences)
 
     def _why_another(self, inputs: ForwardInputs, sequences: PackedSequences | None) -> str | None:
         rows = inputs.shape[0]

@@ -168,21 +168,25 @@ class Measurement:
         try:
             with together():
                 self._make_alike(ranks)
-        except Exception as error:
+            self._share_out()
+        except Exception as error:  # sums that were reduced must not be again
             self.fail(str(error) or repr(error))
             raise
-        rank, world_size = rank_and_world_size()
-        for i, layer in enumerate(self.layers):
-            if world_size > 1:
-                self._metrics[layer].reduce_(i % world_size)
-            if i % world_size != rank:
-                del self._metrics[layer]
         parts = gather(self._solve_own(whole_curve))
         found = {layer: details for part in parts for layer, details in part.items()}
         for details in found.values():
             if isinstance(details, str):
                 raise ValueError(details)
         return {layer: found[layer] for layer in self.layers}
+
+    def _share_out(self) -> None:
+        """Each layer's sums to the rank that solves it."""
+        rank, world_size = rank_and_world_size()
+        for i, layer in enumerate(self.layers):
+            if world_size > 1:
+                self._metrics[layer].reduce_(i % world_size)
+            if i % world_size != rank:
+                del self._metrics[layer]
 
     def _make_alike(self, ranks: list[_Shown]) -> None:
         """Sums of the same shapes on every rank, that count each sample once; waits for no other."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from ntps_lightning.capture.forward_inputs import ForwardInputs
@@ -25,7 +27,8 @@ class Progress:
         self._count = count
         self._added: dict[int, int] = {}
         self._under_way: slice | None = None
-        self._ids: Tensor | None = None  # of the whole batch
+        self._ids: Tensor | None = None  # of the call that was tried first
+        self._row_each = False
 
     @property
     def complete(self) -> bool:
@@ -35,21 +38,32 @@ class Progress:
     def rows_of(self, inputs: ForwardInputs) -> slice | None:
         """Which samples a call is over, where it is the next part of a batch whose whole failed; else ``None``."""
         ids = inputs.input_ids
-        if self._ids is None or ids is None or not len(ids) < self._count:
+        if self._ids is None or ids is None or not self._row_each or not len(ids) < self._count:
             return None
         rows = slice(self.rows, self.rows + len(ids))
         return rows if self._ids[rows].equal(ids) else None
 
-    def begin(self, rows: slice | None, ids: Tensor | None) -> None:
+    def differs(self, inputs: ForwardInputs) -> bool:
+        """Whether a call over the whole batch has other tokens than the one that failed."""
+        ids = inputs.input_ids
+        return self._ids is not None and (ids is None or not self._ids.equal(ids))
+
+    def added_all(self, layers: Sequence[int]) -> bool:
+        """Whether each of these layers has all samples: a model may end its forward pass by an exception."""
+        return self._count > 0 and all(self._added.get(layer) == self._count for layer in layers)
+
+    def begin(self, rows: slice | None, ids: Tensor | None, *, row_each: bool) -> None:
         """A call over some of the samples, or all, begins; where another did not end, it has failed.
 
         Args:
             rows: which samples; ``None``: all.
-            ids: ``(N, T)`` of its tokens, where each sample has a row.
+            ids: of its tokens, where it has any.
+            row_each: whether each sample has a row.
 
         """
         if not self.tried:
             self._ids = ids
+            self._row_each = row_each
         self.tried = True
         self._under_way = rows or slice(0, self._count)
 

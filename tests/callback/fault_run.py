@@ -65,7 +65,11 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     out, fault = Path(sys.argv[1]), sys.argv[2]
-    options: dict[str, Any] = {"labels": {"labels": labels}, "raise": {"on_error": "raise"}}.get(fault, {})
+    options: dict[str, Any] = {
+        "labels": {"labels": labels},
+        "raise": {"on_error": "raise"},
+        "class": {"on_error": "raise", "labels": lambda batch: batch["labels"] * 0},
+    }.get(fault, {})
     callback = NTPSCallback(layers="all", **options)
     others = [Failing()] if fault == "late" else []
     trainer = make_trainer(

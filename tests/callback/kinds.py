@@ -111,7 +111,8 @@ class Drift(nn.Module):
         self.table[self.calls % 16] += 0.1
         self.mean: torch.Tensor = 0.9 * self.mean + 0.1 * hidden_states.detach().float().mean((0, 1))
         self.norms.append(float(hidden_states.detach().norm()))
-        return self.norm(hidden_states) * (1 + 0.01 * self.seen + 0.02 * self.calls + self.table) + self.mean
+        drifted = self.norm(hidden_states) * (1 + 0.01 * self.seen + 0.02 * self.calls + self.table) + self.mean
+        return drifted.to(hidden_states.dtype)
 
 
 class Drifting(LoraModule):

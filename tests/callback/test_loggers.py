@@ -148,6 +148,23 @@ def test_loggers_together(tmp_path, monkeypatch):
     assert of_mlflow(files)[1] == of_mlflow(database)[1] == of_wandb(folder)[1] == pictures
 
 
+class Elsewhere(LoraModule):
+    """Logs a `step` that loggers get under other names: of several loaders, or of steps and epochs."""
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        super().validation_step(batch, batch_idx, dataloader_idx)
+        self.log("step", 3.0, on_step=dataloader_idx == 0, on_epoch=True, batch_size=16)
+
+
+@pytest.mark.parametrize("loaders", [1, 2])
+def test_a_step_of_another_name_is_none(tmp_path, loaders):
+    board = TensorBoardLogger(tmp_path, name="", version="")
+    trainer = make_trainer(tmp_path, callbacks=[NTPSCallback()], logger=board, max_epochs=1)
+    trainer.fit(Elsewhere(), loader(), [loader(60, seed=seed) for seed in range(loaders)])
+    points, pictures = of_tensorboard(tmp_path)
+    assert [step for step, _ in points["ntps/score"]] == pictures == [0, 5]
+
+
 @pytest.mark.compatibility("Lifecycle", "a `step` that the module logs", "numbers and pictures at that step")
 def test_a_step_of_the_modules_own(tmp_path):
     board = TensorBoardLogger(tmp_path, name="", version="")

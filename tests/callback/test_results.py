@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -41,6 +43,37 @@ def test_another_trainer_takes_nothing_away(tmp_path):
     assert callback.history[:-1] == history
     names = ("ntps/score", "ntps/gain", "ntps/probe_accuracy")
     assert [callback.history[-1][name] for name in names] == pytest.approx([history[-1][name] for name in names])
+
+
+@lifecycle("`test(ckpt_path=...)` and `validate(ckpt_path=...)`", "history and details stay")
+def test_a_checkpoint_that_is_tested_takes_nothing_away(tmp_path):
+    callback, module = NTPSCallback(), WithTests()
+    checkpoint = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
+    trainer = make_trainer(tmp_path, callbacks=[callback, checkpoint], enable_checkpointing=True)
+    trainer.fit(module, loader(), validation())
+    history = list(callback.history)
+    assert steps(callback) == [0, 6, 12, 18]
+    trainer.test(module, validation(), ckpt_path=tmp_path / "epoch=0.ckpt", verbose=False)
+    assert callback.history == history
+    trainer.validate(module, validation(), ckpt_path=tmp_path / "epoch=0.ckpt", verbose=False)
+    assert callback.history[:-1] == history
+
+
+def test_a_copy_that_validates_keeps_its_history(tmp_path):
+    callback, module = NTPSCallback(), LoraModule()
+    make_trainer(tmp_path, callbacks=[callback], max_epochs=1).fit(module, loader(), validation())
+    twin = copy.deepcopy(callback)
+    make_trainer(tmp_path, callbacks=[twin]).validate(module, validation(), verbose=False)
+    assert twin.history[:-1] == callback.history
+    assert twin.history[-1]["ntps/gain"] == pytest.approx(callback.history[-1]["ntps/gain"])
+
+
+def test_a_trained_model_is_no_silent_baseline(tmp_path):
+    callback, module = NTPSCallback(), LoraModule()
+    with pytest.warns(UserWarning, match="this run has none"):
+        make_trainer(tmp_path, callbacks=[callback], max_epochs=1).fit(module, loader())
+    with pytest.warns(UserWarning, match="there is no score from before the first step"):
+        make_trainer(tmp_path, callbacks=[callback]).validate(module, validation(), verbose=False)
 
 
 @lifecycle("a second module in one Trainer", "a history and a baseline of its own")

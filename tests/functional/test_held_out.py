@@ -285,12 +285,16 @@ def test_there_is_no_difference_of_other_rows(rng):
 
 def test_differences_outlive_a_checkpoint(rng):
     data = Data(rng, n=60, d=5, m=30)
-    first, other = data.result(np.eye(5), 2), data.result(np.eye(5), 3)
+    first, other = data.result(np.eye(5), 2), data.result(np.eye(5)[:, ::-1].copy(), 2)
     again = HeldOut.of(asdict(first))
     assert {name: change.se for name, change in other.since(again).items()} == {
         name: change.se for name, change in other.since(first).items()
     }
     assert other.since(again)["captured_r2"].se > 0
+    more = data.result(np.eye(5), 3)
+    assert set(more.since(first)) == {"probe_r2", "probe_accuracy"}, (
+        "of other numbers of directions nothing else compares"
+    )
 
 
 def test_the_r2_of_an_output_is_that_of_refits(rng):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -135,6 +136,29 @@ def test_parts_that_do_not_add_up_are_flagged():
 
     with pytest.raises(ValueError, match="parts of other sizes: they do not add up"):
         measured(model, retry, monitor={"allow_bidirectional": True})
+
+
+def test_a_shorter_whole_is_another_batch():
+    """Cut to fit the memory: layers that were added before are of the longer one."""
+    model = make_model()
+    Memory(model, 1, {1})
+
+    def retry(model, batch):
+        model(input_ids=batch["input_ids"][:, :4], attention_mask=batch["attention_mask"][:, :4])
+
+    with pytest.raises(ValueError, match="16 are missing"):
+        measured(model, retry, monitor={"allow_bidirectional": True})
+
+
+def test_a_model_that_ends_early_on_purpose_is_complete(expected):
+    model = make_model()
+    Memory(model, 1, set(range(9)))  # each call ends in the second layer
+    monitor = NTPSMonitor(model, layers=[0, 1], num_classes=CLASSES, allow_bidirectional=True)
+    for batch in loader(64):
+        ending = contextlib.suppress(torch.OutOfMemoryError)
+        with torch.no_grad(), monitor.batch(batch["labels"], input_ids=batch["input_ids"]), ending:
+            call(model, batch, slice(None))
+    assert monitor.compute()[1].score == pytest.approx(expected[1].score, rel=1e-5)
 
 
 def test_other_texts_are_no_parts():
