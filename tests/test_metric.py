@@ -367,6 +367,9 @@ def test_what_cannot_be_held_out_is_said(rng):
     metric.update(hidden, labels, mask, torch.arange(len(labels)), (torch.arange(len(labels)) > 30).long())
     assert "more than half" in metric.details().not_held_out
     metric = NextTokenPerceptionScore(6, 3)
+    metric.update(hidden, labels, mask, torch.arange(len(labels)), torch.arange(len(labels)) % 5)
+    assert "of 5 groups, at least 10" in metric.details().not_held_out
+    metric = NextTokenPerceptionScore(6, 3)
     metric.update(hidden, labels, mask, torch.arange(len(labels)) // 2)
     assert metric.details().held_out.num_conflicts == int((labels[::2] != labels[1::2]).sum())
     for ids in (torch.arange(3), torch.rand(len(labels)), "words"):

@@ -196,8 +196,6 @@ def read_held_out(
     if len(rows.states) < _FEWEST_ROWS:
         said = f" ({num_conflicts} more have copies with other labels)" if num_conflicts else ""
         return f"{len(rows.states)} rows were kept{said}, at least {_FEWEST_ROWS} are needed"
-    if rows.num_groups < _FEWEST_GROUPS:
-        return f"the rows that were kept are of {rows.num_groups} groups, at least {_FEWEST_GROUPS} are needed"
     if not rows.states.isfinite().all():
         return "pooled states are too large for the float32 rows that are kept"
     if not rows.targets.std(0).any():
@@ -205,6 +203,8 @@ def read_held_out(
     largest = float(torch.zeros_like(rows.halves, dtype=torch.float64).index_add_(0, rows.groups, rows.weights).max())
     if largest > float(rows.weights.sum()) / 2:
         return f"one group has {largest:.0f} of the {rows.weights.sum():.0f} samples that were kept, more than half"
+    if rows.num_groups < _FEWEST_GROUPS:
+        return f"the rows that were kept are of {rows.num_groups} groups, at least {_FEWEST_GROUPS} are needed"
     n = moments.num_samples
     means = (moments.pooled_sum / n, moments.target_sum / n)
     return replace(held_out(cov, means, rows, basis, k, bag=bag, curves=curves), num_conflicts=num_conflicts)

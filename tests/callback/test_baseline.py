@@ -156,7 +156,7 @@ def test_embeddings_that_do_not_train_are_no_obstacle(tmp_path):
             super().__init__(inside=False)
             self.prompt.requires_grad_(False)
 
-    callback = NTPSCallback()
+    callback = NTPSCallback(layers="all")
     make_trainer(tmp_path, callbacks=[callback], max_epochs=1).fit(Frozen(), loader(), plain())
     assert callback.history[0] == pytest.approx(Kind(Frozen).validate(tmp_path, Frozen()), abs=1e-6)
 

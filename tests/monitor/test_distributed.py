@@ -127,6 +127,7 @@ def test_ranks_that_saw_the_same_samples_count_once(tmp_path):
     assert said[0][0].startswith("2 ranks saw the same 60 samples")
 
 
+@pytest.mark.slow
 def test_ranks_that_share_out_a_batch_by_masks_are_no_copies(tmp_path):
     wanted = of_one_process()
     (first, second), said = run(tmp_path, "masked")
@@ -134,6 +135,7 @@ def test_ranks_that_share_out_a_batch_by_masks_are_no_copies(tmp_path):
     assert said == [[], []]
 
 
+@pytest.mark.slow
 def test_ranks_that_share_most_samples_are_said(tmp_path):
     (first, second), said = run(tmp_path, "overlapping")
     assert first == second
