@@ -209,7 +209,7 @@ class NTPSCallback(Callback):
         self._guard.new_run()
         self._monitor = None
         if self._begins(trainer, pl_module, stage):
-            self._run = Run.of(trainer)
+            self._run = Run(trainer)
             self._tried = None
             self._records = self._new_records()
             self._records.baseline.begin(trainer.global_step, loggers_at(trainer))

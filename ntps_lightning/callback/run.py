@@ -11,19 +11,16 @@ from torch import nn
 class Run:
     """A Trainer, and the module that it fits: validations belong to the run that there is, by whatever Trainer.
 
+    Neither Trainer nor module lives longer for it.
+
     Args:
         trainer: the Lightning trainer.
 
     """
 
-    def __init__(self, trainer: weakref.ref[Any]) -> None:
-        self._trainer = trainer
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = weakref.ref(trainer)
         self._module: weakref.ref[nn.Module] | None = None
-
-    @classmethod
-    def of(cls, trainer: Any) -> Run:
-        """A run that begins; neither Trainer nor module lives longer for it."""
-        return cls(weakref.ref(trainer))
 
     @property
     def fitted(self) -> bool:

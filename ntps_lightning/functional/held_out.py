@@ -104,8 +104,8 @@ class HeldOut:
 
         Returns:
             The differences of those that both have, of confined probes with as many directions; ``None`` where other
-            rows were read, or were fitted together with
-            another number of samples. Rows are told apart by their ids and targets.
+            rows were read, or were fitted together with another number of samples. Rows are told apart by their ids and
+            targets.
 
         """
         if self.rows != earlier.rows or self.probe_r2.unseen != earlier.probe_r2.unseen:

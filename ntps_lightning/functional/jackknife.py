@@ -240,7 +240,7 @@ def _single_pairs(fit: Fit, rows: KeptRows, counted: Tensor, loss: Callable[[_Si
 def _group_pairs(fit: Fit, rows: KeptRows, counted: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Groups are taken by size, so that a large one does not pad all others."""
     total = fit.residuals.new_zeros(rows.num_left)
-    buckets = _buckets(rows.groups)
+    buckets = Blocks.of(rows.groups).buckets()
     for own in buckets:
         own = own[counted[own]]
         for left in buckets if len(own) else ():
@@ -273,8 +273,3 @@ def _bucket_pairs(
         losses = (loss(without, mine.index) * weights).sum(-1)
         found.append(torch.where(own == left[part, None], 0, losses).sum(1))
     return torch.cat(found)
-
-
-def _buckets(groups: Tensor) -> list[Tensor]:
-    sizes = groups.bincount().double().log2().ceil()
-    return [(sizes == size).nonzero()[:, 0] for size in torch.unique(sizes).tolist()]

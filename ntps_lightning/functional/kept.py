@@ -77,8 +77,12 @@ class Blocks:
 
     def by_size(self) -> list[Blocks]:
         """Blocks of groups of about one size each, so that a large one does not pad all others."""
+        return [self.some(groups) for groups in self.buckets()]
+
+    def buckets(self) -> list[Tensor]:
+        """Groups of about one size each."""
         sizes = self.valid.sum(1).double().log2().ceil()
-        return [self.some((sizes == size).nonzero()[:, 0]) for size in torch.unique(sizes).tolist()]
+        return [(sizes == size).nonzero()[:, 0] for size in torch.unique(sizes).tolist()]
 
     @property
     def single(self) -> bool:
@@ -89,9 +93,3 @@ class Blocks:
         """``(G, s, ...)`` of ``(m, ...)`` rows, zero where there is none."""
         found = rows[self.index]
         return found * self.valid.view(*self.valid.shape, *[1] * (rows.ndim - 1))
-
-    def scatter(self, blocks: Tensor) -> Tensor:
-        """``(m, ...)`` rows of ``(G, s, ...)`` blocks."""
-        rows = blocks.new_zeros(int(self.valid.sum()), *blocks.shape[2:])
-        rows[self.index[self.valid]] = blocks[self.valid]
-        return rows
