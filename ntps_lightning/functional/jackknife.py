@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 
 from ntps_lightning.functional.kept import Blocks, KeptRows
+from ntps_lightning.functional.products import float32_products
 from ntps_lightning.functional.ridge_probe import Fit, left_out
 
 # Numbers that are worked on at once.
 _CHUNK = 2**22
+# Of pairs of rows: an error need not be known to more digits.
+_PAIRS = torch.float32
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,7 @@ def squared_losses(fit: Fit, rows: KeptRows, blocks: Blocks, counted: Tensor) ->
     """Squared errors, summed over outputs, of the rows of the groups that are ``counted``, ``(G,)`` bool."""
     squares = fit.without_own(blocks, rows.weights).square().sum(1) * rows.weights
     own = _by_group(squares, rows) * counted
-    if blocks.single:
-        return Losses(own, _single_pairs(fit, rows, counted, _Single.squares))
-    return Losses(own, _group_pairs(fit, rows, counted, lambda residuals, _: residuals.square().sum(-1)))
+    return Losses(own, _pairs(fit, rows, blocks, counted, _Single.squares, lambda found, _: found.square().sum(-1)))
 
 
 def classification_errors(fit: Fit, rows: KeptRows, blocks: Blocks, counted: Tensor) -> Losses:
@@ -104,10 +105,10 @@ def classification_errors(fit: Fit, rows: KeptRows, blocks: Blocks, counted: Ten
     def of_a_group(residuals: Tensor, index: Tensor) -> Tensor:
         return found.softened(1 - _between(residuals, truth[index], rival[index]))
 
-    if blocks.single:
-        others = _single_pairs(fit, rows, counted, lambda pairs: found.softened(1 - pairs.between(truth, rival)))
-    else:
-        others = _group_pairs(fit, rows, counted, of_a_group)
+    def of_a_row(pairs: _Single) -> Tensor:
+        return found.softened(1 - pairs.between(truth, rival))
+
+    others = _pairs(fit, rows, blocks, counted, of_a_row, of_a_group)
     weights = rows.weights * counted[rows.groups]
     shift = _by_group((found.softened(found.margins) - found.wrong) * weights, rows)
     return Losses(_by_group(found.wrong * weights, rows), others - (shift.sum() - shift[: rows.num_left]))
@@ -187,53 +188,64 @@ def _by_group(values: Tensor, rows: KeptRows) -> Tensor:
 
 @dataclass(frozen=True)
 class _Single:
-    """Some rows i against some rows j, each a group of its own.
+    """Some rows i against some rows j, each a group of its own: i without both has (r_i + h_ij c_j) / free_ij.
 
     Args:
-        residuals: of all rows.
+        residuals: ``(a, C)`` r_i.
+        changes: ``(b, C)`` c_j = w_j r_j / (1 - w_j h_jj).
         own: ``(a,)`` the rows i.
-        left: ``(b,)`` the rows j.
-        free: ``(b,)`` 1 - w h of each j.
-        hat: ``(a, b)`` w_j h_ij.
-        denominator: ``(a, b)``.
+        hat: ``(a, b)`` h_ij.
+        free: ``(a, b)``.
 
     """
 
     residuals: Tensor
+    changes: Tensor
     own: Tensor
-    left: Tensor
-    free: Tensor
     hat: Tensor
-    denominator: Tensor
+    free: Tensor
 
     def between(self, truth: Tensor, rival: Tensor) -> Tensor:
         """``(a, b)`` residual of the true class of i minus that of its rival, without i and j."""
         true, best = truth[self.own], rival[self.own]
-        own, left = self.residuals[self.own], self.residuals[self.left]
-        other = (left[:, true] - left[:, best]).T
-        return (self.free * _between(own, true, best)[:, None] + self.hat * other) / self.denominator
+        change = (self.changes[:, true] - self.changes[:, best]).T
+        return torch.addcmul(_between(self.residuals, true, best)[:, None], self.hat, change) / self.free
 
     def squares(self) -> Tensor:
         """``(a, b)`` squares of residuals of i without i and j, summed over outputs."""
-        own, left = self.residuals[self.own], self.residuals[self.left]
-        cross = 2 * self.free * self.hat * (own @ left.T)
-        total = self.free.square() * own.square().sum(1)[:, None] + cross + self.hat.square() * left.square().sum(1)
-        return total / self.denominator.square()
+        cross = self.residuals @ self.changes.T
+        total = torch.addcmul(self.residuals.square().sum(1)[:, None], self.hat, cross, value=2)
+        return total.addcmul_(self.hat.square(), self.changes.square().sum(1)) / self.free.square()
+
+
+def _pairs(
+    fit: Fit,
+    rows: KeptRows,
+    blocks: Blocks,
+    counted: Tensor,
+    of_a_row: Callable[[_Single], Tensor],
+    of_a_group: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """``(L,)`` losses of the rows of ``counted`` groups, in fits without each of the first L groups and their own."""
+    with float32_products(fit.residuals.device, "highest"):
+        if blocks.single:
+            return _single_pairs(fit, rows, counted, of_a_row)
+        return _group_pairs(fit, rows, counted, of_a_group)
 
 
 def _single_pairs(fit: Fit, rows: KeptRows, counted: Tensor, loss: Callable[[_Single], Tensor]) -> Tensor:
-    weights = rows.weights
-    free = 1 - weights * fit.leverage()
     left = (rows.groups < rows.num_left).nonzero()[:, 0]
-    total = torch.zeros_like(free[left])
+    free = 1 - rows.weights * fit.leverage()
+    reach = (rows.weights / free)[left]
+    features, residuals, free, weights = (x.to(_PAIRS) for x in (fit.features, fit.residuals, free, rows.weights))
+    changes = (fit.residuals[left] * reach[:, None]).to(_PAIRS)
+    total = torch.zeros_like(reach)
     chosen = counted[rows.groups].nonzero()[:, 0]
     for own in torch.split(chosen, max(1, _CHUNK // (len(left) * fit.residuals.shape[1]))):
-        hat = fit.hat(fit.features[own], fit.features[left])
-        denominator = free[own, None] * free[left] - weights[own, None] * weights[left] * hat.square()
-        losses = weights[own, None] * loss(
-            _Single(fit.residuals, own, left, free[left], hat * weights[left], denominator)
-        )
-        total += torch.where(own[:, None] == left, 0, losses).sum(0)
+        hat = fit.hat(features[own], features[left])
+        without = free[own, None] - hat.square() * torch.outer(weights[own], reach.to(_PAIRS))
+        losses = loss(_Single(residuals[own], changes, own, hat, without)) * weights[own, None]
+        total += losses.masked_fill_(own[:, None] == left, 0).sum(0)
     return torch.zeros_like(total).index_copy_(0, rows.groups[left], total)
 
 
@@ -256,20 +268,22 @@ def _bucket_pairs(
     """``(len(left),)`` losses of the rows of ``own`` groups, without each of the groups ``left`` and their own."""
     whole = Blocks.of(rows.groups)
     mine, theirs = whole.some(own), whole.some(left)
-    features, residuals, weights = (mine.gather(each) for each in (fit.features, fit.residuals, rows.weights))
-    kept = left_out(fit, mine, rows.weights)
+    rough = Fit(fit.num_samples, fit.residuals.to(_PAIRS), fit.features.to(_PAIRS))
+    weights = rows.weights.to(_PAIRS)
+    features, residuals, counts = (mine.gather(each) for each in (rough.features, rough.residuals, weights))
+    kept = left_out(fit, mine, rows.weights).to(_PAIRS)
     found = []
     s, t = mine.index.shape[1], theirs.index.shape[1]
     size = max(1, _CHUNK // (len(own) * max(s, t) * (max(s, t) + residuals.shape[2])))
     for part in torch.split(torch.arange(len(left), device=left.device), size):
         other = theirs.some(part)
         valid = mine.valid[None, :, :, None] & other.valid[:, None, None]
-        hat = fit.hat(features.flatten(0, 1), other.gather(fit.features).flatten(0, 1))
+        hat = rough.hat(features.flatten(0, 1), other.gather(rough.features).flatten(0, 1))
         hat = hat.view(len(own), s, *other.index.shape).permute(2, 0, 1, 3) * valid
-        inverse = torch.linalg.inv(left_out(fit, other, rows.weights))
-        reach = hat @ (other.gather(rows.weights)[:, :, None] * inverse)[:, None]
-        matrix = kept - reach @ hat.transpose(-1, -2) * weights[None, :, None]
-        without = torch.linalg.solve(matrix, residuals + reach @ other.gather(fit.residuals)[:, None])
-        losses = (loss(without, mine.index) * weights).sum(-1)
+        inverse = torch.linalg.inv(left_out(fit, other, rows.weights)).to(_PAIRS)
+        reach = hat @ (other.gather(weights)[:, :, None] * inverse)[:, None]
+        matrix = kept - reach @ hat.transpose(-1, -2) * counts[None, :, None]
+        without = torch.linalg.solve(matrix, residuals + reach @ other.gather(rough.residuals)[:, None])
+        losses = (loss(without, mine.index) * counts).sum(-1)
         found.append(torch.where(own == left[part, None], 0, losses).sum(1))
-    return torch.cat(found)
+    return torch.cat(found).double()

@@ -17,6 +17,12 @@ from ntps_lightning.functional.ridge_probe import RidgeProbe, cross_fitted_ridge
 from tests.support import oracle
 
 
+@pytest.fixture(autouse=True)
+def exact_pairs(monkeypatch):
+    """Pairs of rows in float64, so that formulas can be told from roundings."""
+    monkeypatch.setattr("ntps_lightning.functional.jackknife._PAIRS", torch.float64)
+
+
 class Data:
     """n samples, the first of which are kept, in groups and with copies; what refits find."""
 
@@ -215,6 +221,23 @@ def test_the_error_of_r2_is_that_of_leaving_out_twice(rng):
     value, error = refitted_r2(data, 0.1, unseen)
     assert estimate.value == pytest.approx(value)
     assert estimate.se == pytest.approx(error, rel=1e-7)
+
+
+@pytest.mark.parametrize("sizes", [(1,), (3, 1)])
+@pytest.mark.parametrize("ridge", [1e-4, 1.0])
+def test_pairs_in_float32_tell_the_same_error_inside_autocast_too(rng, monkeypatch, sizes, ridge):
+    data = Data(rng, n=90, d=60, m=80, sizes=sizes)
+    rows, fit = data.rows, data.probe.at(ridge)
+    blocks = Blocks.of(rows.groups)
+    for losses in (squared_losses, classification_errors):
+        exact = losses(fit, rows, blocks, all_of(data))
+        monkeypatch.setattr("ntps_lightning.functional.jackknife._PAIRS", torch.float32)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = losses(fit, rows, blocks, all_of(data))
+        monkeypatch.setattr("ntps_lightning.functional.jackknife._PAIRS", torch.float64)
+        assert rough.others.dtype == torch.float64
+        assert float((rough.others - exact.others).abs().max()) <= 1e-4 * float(exact.others.std())
+        assert not torch.equal(rough.others, exact.others)
 
 
 def test_the_error_of_a_silenced_probe_is_that_of_one_that_speaks(rng, monkeypatch):
