@@ -8,11 +8,7 @@ from typing import Any
 import torch
 from torchmetrics.utilities import rank_zero_warn
 
-from ntps_lightning.callback.logged import is_ours, renamed_key
-
-_LOWER_IS_BETTER = ("/null", "/chance")
-# Worse than any score, but finite: EarlyStopping stops on what is not.
-_WORST = 1e9
+from ntps_lightning.watch.names import higher_is_better, is_ours, renamed_key, worst
 
 
 class MonitoredKeys:
@@ -30,7 +26,7 @@ class MonitoredKeys:
         self._prefix = prefix
         self._held: set[str] = set()
 
-    def check(self, callbacks: Iterable[Any], keys: set[str], *, validates: bool) -> None:
+    def check(self, callbacks: Iterable[Any], keys: set[str], *, measured: bool) -> None:
         """Refuse callbacks that monitor keys which are never logged, none of which is without validation.
 
         Raises:
@@ -38,10 +34,11 @@ class MonitoredKeys:
 
         """
         for callback in self._ours(callbacks):
-            if not validates:
+            if not measured:
                 raise ValueError(
                     f"{type(callback).__name__}(monitor={callback.monitor!r}): this run has no validation epochs, on"
-                    " which it is measured; give trainer.fit a validation dataloader, and the module a validation_step"
+                    " which it is measured; give trainer.fit a validation dataloader, and the module a"
+                    " validation_step, or NTPSCallback a labelled side set (data=...)"
                 )
             self._check(type(callback).__name__, callback.monitor, getattr(callback, "mode", None), keys)
 
@@ -55,7 +52,7 @@ class MonitoredKeys:
         name = f"{who}(monitor={monitor!r})"
         if monitor not in keys:
             raise ValueError(f"{name}: {self._why_not(monitor, keys)}")
-        if mode == "min" and _higher_is_better(monitor):
+        if mode == "min" and higher_is_better(monitor):
             rank_zero_warn(f'{name} has mode="min", but higher is better: did you mean mode="max"?')
 
     def hold(self, trainer: Any, keys: Iterable[str], last: Mapping[str, float]) -> None:
@@ -75,13 +72,13 @@ class MonitoredKeys:
         self._held = set()
 
     def _worst(self, trainer: Any, key: str) -> float:
-        """Finite, since EarlyStopping stops on what is not; and no further than where it takes a run to diverge."""
-        worst = -_WORST if _higher_is_better(key) else _WORST
+        """No further than where EarlyStopping takes a run to diverge."""
+        found = worst(key)
         for callback in self._ours(trainer.callbacks):
             threshold = getattr(callback, "divergence_threshold", None)
             if callback.monitor == key and threshold is not None:
-                worst = (max if callback.mode == "max" else min)(worst, float(threshold))
-        return worst
+                found = (max if callback.mode == "max" else min)(found, float(threshold))
+        return found
 
     def _why_not(self, monitor: str, keys: set[str]) -> str:
         new_name = renamed_key(self._prefix, monitor)
@@ -102,7 +99,3 @@ class MonitoredKeys:
             monitor = getattr(callback, "monitor", None)
             if isinstance(monitor, str) and is_ours(self._prefix, monitor):
                 yield callback
-
-
-def _higher_is_better(key: str) -> bool:
-    return not key.endswith(_LOWER_IS_BETTER) and "_se/" not in key

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from ntps_lightning.callback.guard import Guard
-from ntps_lightning.callback.records import Records
+from ntps_lightning.watch.guard import Guard
+from ntps_lightning.watch.records import Records
 
 
 def draws_pictures(trainer: Any) -> bool:
@@ -22,5 +22,5 @@ def log_pictures(trainer: Any, tag: str, step: int, records: Records, guard: Gua
 
     before = records.baseline.details.get(max(records.details)) if len(records.history) > 1 else None
     for logger in trainer.loggers:
-        with guard.logging(trainer, "a figure was not logged"):
+        with guard.logging("a figure was not logged"):
             log_figure(logger, tag, curve_figure(records.headline, before), step)

@@ -25,6 +25,7 @@ class Backbone:
         model: the model that calls the decoder, if another is called first.
         pad_token_id: the token that the configuration declares as padding, if any.
         vocab_size: how many tokens the configuration declares, if it has one.
+        context: the most tokens of a row that it declares, if any.
 
     """
 
@@ -34,6 +35,7 @@ class Backbone:
     model: nn.Module | None = None
     pad_token_id: int | None = None
     vocab_size: int | None = None
+    context: int | None = None
 
     @property
     def outermost(self) -> nn.Module:
@@ -136,8 +138,9 @@ def _decoder(model: PreTrainedModel) -> Backbone:
     # Some causal LMs call themselves their decoder, but return logits: the innermost model round the layers does not.
     owners = [m for m in decoder.modules() if isinstance(m, PreTrainedModel) and stacks[0] in set(m.modules())]
     outer = None if model is owners[-1] else model
-    pad_token_id, vocab_size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
-    return Backbone(owners[-1], list(stacks[0]), config.hidden_size, outer, pad_token_id, vocab_size)
+    names = ("pad_token_id", "vocab_size", "max_position_embeddings")
+    declared = [getattr(config, name, None) for name in names]
+    return Backbone(owners[-1], list(stacks[0]), config.hidden_size, outer, *declared)
 
 
 def _refuse_other_kinds(decoder: nn.Module) -> None:

@@ -203,7 +203,7 @@ def test_a_copy_of_all_weights(tmp_path, caplog):
 
     class Look(Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            copies.append(callback._replay is not None)
+            copies.append(callback._watches[0].replay is not None)
 
     callback = NTPSCallback()
     trainer = make_trainer(tmp_path, callbacks=[callback, Look()], max_epochs=2)
@@ -243,4 +243,4 @@ def test_nothing_stays_of_a_run_that_ends_before_its_first_validation(tmp_path):
     callback = NTPSCallback()
     make_trainer(tmp_path, callbacks=[callback], max_steps=3).fit(LoraModule(), loader(), plain())
     assert callback.history == []
-    assert callback._replay is None
+    assert callback._watches[0].replay is None

@@ -389,7 +389,7 @@ def test_nothing_logged_is_both_a_name_and_a_folder(finished):
 
 def test_a_checkpoint_of_another_format_starts_anew_and_says_so():
     callback = NTPSCallback()
-    with pytest.warns(UserWarning, match=r"was kept by another version of NTPSCallback: it starts anew"):
+    with pytest.warns(UserWarning, match=r"was kept by another version of ntps_lightning: it starts anew"):
         callback.load_state_dict({"history": [{"ntps": 0.1}], "baseline_score": 0.1, "baseline_details": {}})
     assert callback.history == []
 

@@ -61,7 +61,7 @@ def fit(tmp_path, module, callback, *others, data=None, **options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer.fit(module, loader(), data if data is not None else loader(60, seed=1))
-    messages = [str(w.message) for w in caught if "NTPSCallback, step" in str(w.message)]
+    messages = [str(w.message) for w in caught if "NTPS, step" in str(w.message)]
     return trainer, messages
 
 

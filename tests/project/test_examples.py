@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaModel, PreTrainedTokenizerFast
 
-from ntps_lightning.callback.logged import logged_keys
+from ntps_lightning.watch.names import logged_keys
 from tests.support import ROOT
 from tests.support.models import tiny_config
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import LightningDataModule
 
-from ntps_lightning.callback.logged import logged_keys
+from ntps_lightning.watch.names import logged_keys
 from tests.support import ROOT
 from tests.support.models import LoraModule, loader
 

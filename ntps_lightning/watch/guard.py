@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
-from ntps_lightning.callback.logged import valid_key
 from ntps_lightning.distributed import ELSEWHERE, max_over_ranks, rank_and_world_size
 from ntps_lightning.errors import SetupError
 from ntps_lightning.monitor import NTPSMonitor
 from ntps_lightning.monitor.notices import Notices
+from ntps_lightning.watch.names import valid_key
 
 OnError = Literal["warn", "raise"]
 
@@ -37,6 +37,8 @@ class Guard:
             raise ValueError(f'on_error must be "warn" or "raise", got {on_error!r}')
         self.fault = ""
         self.notices = Notices()
+        self._step = 0
+        self._early = False
         self._stopping: Exception | None = None
         self._on_error = on_error
         self._prefix = prefix
@@ -46,12 +48,21 @@ class Guard:
     def beside(self) -> Guard:
         """For another measurement at the same time: its faults are its own, and not told where this one has failed."""
         other = Guard(self._on_error, self._prefix)
+        other.begin(self._step, early=self._early)
         other._beside = self
         return other
 
-    def begin(self) -> None:
-        """A measurement begins."""
+    def begin(self, step: int, *, early: bool) -> None:
+        """A measurement begins.
+
+        Args:
+            step: the optimizer steps that were made before.
+            early: whether nothing is lost yet, so that what cannot work at all is raised.
+
+        """
         self.fault = ""
+        self._step = step
+        self._early = early
         self._stopping = None
 
     def new_run(self) -> None:
@@ -60,7 +71,7 @@ class Guard:
         self.notices = Notices()
 
     @contextmanager
-    def measuring(self, trainer: Any, monitor: NTPSMonitor | None = None) -> Iterator[None]:
+    def measuring(self, monitor: NTPSMonitor | None = None) -> Iterator[None]:
         """What fails in this block costs the score of the measurement.
 
         It is raised all the same with ``on_error="raise"``, or if it cannot work at all and nothing is lost yet: at
@@ -69,8 +80,7 @@ class Guard:
         try:
             yield
         except Exception as error:
-            early = trainer.sanity_checking or trainer.state.fn == "validate" or trainer.fast_dev_run
-            if self._on_error == "raise" or (early and isinstance(error, SetupError)):
+            if self._on_error == "raise" or (self._early and isinstance(error, SetupError)):
                 if rank_and_world_size()[1] == 1:
                     raise
                 self._stopping = self._stopping or error
@@ -78,10 +88,10 @@ class Guard:
             self.fault = self.fault or reason
             if monitor is not None:
                 monitor.fail(reason)
-            self._warn_once(trainer, reason)
+            self._warn_once(reason)
 
     @contextmanager
-    def logging(self, trainer: Any, what: str) -> Iterator[None]:
+    def logging(self, what: str) -> Iterator[None]:
         """What fails in this block costs no more than the picture or the point that it is about.
 
         It is raised all the same with ``on_error="raise"``, where no other rank would wait for this one.
@@ -91,7 +101,7 @@ class Guard:
         except Exception as error:
             if self._on_error == "raise" and rank_and_world_size()[1] == 1:
                 raise
-            self._warn_once(trainer, f"{what}: {error!r}")
+            self._warn_once(f"{what}: {error!r}")
 
     def agree(self) -> bool:
         """Whether no rank has a fault; every rank must call it.
@@ -107,12 +117,12 @@ class Guard:
             self.fault = ELSEWHERE
         return not failed
 
-    def _warn_once(self, trainer: Any, reason: str) -> None:
+    def _warn_once(self, reason: str) -> None:
         stops = self._stopping is not None
         if not stops and not self._warned and not (self._beside is not None and self._beside.fault):
             self._warned = True
             warnings.warn(
-                f"NTPSCallback, step {trainer.global_step}: {reason}. The run goes on; `{valid_key(self._prefix)}` = 0"
+                f"NTPS, step {self._step}: {reason}. The run goes on; `{valid_key(self._prefix)}` = 0"
                 ' marks validations without a score. This is said once; on_error="raise" stops the run instead.',
                 stacklevel=2,
             )

@@ -8,11 +8,11 @@ from typing import Any
 
 from torchmetrics.utilities import rank_zero_warn
 
-from ntps_lightning.callback.baseline import Baseline
-from ntps_lightning.callback.logged import logged_values, valid_key
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.functional.held_out import HeldOut
 from ntps_lightning.functional.jackknife import Estimate
+from ntps_lightning.watch.baseline import Baseline
+from ntps_lightning.watch.names import logged_values, valid_key
 
 # Of what is kept in checkpoints; 1 had other keys, 2 no held-out numbers to compare with.
 _FORMAT = 3
@@ -31,6 +31,7 @@ class Records:
         baseline: what was measured before the first step.
         num_classes: classes that were seen so far.
         class_names: what each is called, where labels are words.
+        definition: what the numbers depend on.
         changes: of the headline's held-out numbers, paired, since the ``"baseline"``, the ``"previous"`` measurement
             and the ``"best"`` before by ``captured_r2``.
 
@@ -44,8 +45,16 @@ class Records:
         self.class_names: list[str] = []
         self.changes: dict[str, dict[str, Estimate]] = {}
         self._earlier: dict[str, HeldOut] = {}
+        self.definition = dict(definition)
         self._prefix = prefix
-        self._definition = dict(definition)
+        self._loaded: Mapping[str, str] = {}
+
+    def differs_in(self, name: str, value: str) -> bool:
+        """Whether what was gone on with was measured with another ``value``; it is said."""
+        differs = self._loaded.get(name, value) != value
+        if differs:
+            rank_zero_warn(f"the checkpoint's `{self._prefix}` history was measured on other {name}: it starts anew")
+        return differs
 
     @property
     def headline(self) -> NTPSDetails:
@@ -101,7 +110,7 @@ class Records:
         """What a checkpoint keeps."""
         return {
             "format": _FORMAT,
-            "definition": self._definition,
+            "definition": self.definition,
             "history": self.history,
             "baseline": self.baseline.state_dict(),
             "earlier": {what: asdict(each) for what, each in self._earlier.items()},
@@ -115,6 +124,7 @@ class Records:
         if reason:
             rank_zero_warn(f"the checkpoint's `{self._prefix}` history {reason}: it starts anew, without a baseline")
             return
+        self._loaded = state["definition"]
         self.history = state["history"]
         self.baseline.load_state_dict(state["baseline"])
         self._earlier = {what: HeldOut.of(each) for what, each in state.get("earlier", {}).items()}
@@ -123,11 +133,11 @@ class Records:
 
     def _why_not(self, state: Mapping[str, Any]) -> str:
         if state.get("format") != _FORMAT:
-            return "was kept by another version of NTPSCallback"
+            return "was kept by another version of ntps_lightning"
         before = state["definition"]
         # An option that was not there yet was not used.
-        changed = [name for name in self._definition if str(before.get(name)) != self._definition[name]]
-        was = ", ".join(f"{name}={before.get(name)} (now {self._definition[name]})" for name in changed)
+        changed = [name for name in self.definition if str(before.get(name)) != self.definition[name]]
+        was = ", ".join(f"{name}={before.get(name)} (now {self.definition[name]})" for name in changed)
         return f"was measured with {was}" if changed else ""
 
 

@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from ntps_lightning.batch_items import BatchItem, read_item
 from ntps_lightning.errors import SetupError
-
-BatchItem = str | int | Callable[[Any], Any]
 
 # The token label that PyTorch's losses ignore: a causal language model is not trained to predict these.
 _IGNORED = -100
-
-
-def read_item(batch: Any, where: BatchItem, what: str) -> Any:
-    """The item of a batch that ``where`` names."""
-    if batch is None:
-        raise SetupError("validation_step takes a dataloader_iter, so that no batch is seen; take (batch, batch_idx)")
-    try:
-        if callable(where):
-            return where(batch)
-        if isinstance(where, str) and not isinstance(batch, Mapping):
-            return getattr(batch, where)
-        return batch[where]
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        keys = f" with keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""
-        size = f" of {len(batch)}" if isinstance(batch, (list, tuple)) else ""
-        raise SetupError(
-            f"found no {what} at {where!r} in a batch that is a {type(batch).__name__}{keys}{size}; say where they are"
-            f" with NTPSCallback({what}=...): a key, an index, an attribute, or a function of the batch"
-        ) from error
-
-
-def count_samples(labels: Any) -> int:
-    """Over how many samples these labels are."""
-    try:
-        return len(labels)
-    except TypeError as error:
-        raise SetupError(f"labels must be one per sequence, got a {type(labels).__name__} without length") from error
 
 
 def read_tokens(batch: Any, where: BatchItem) -> Any:
@@ -62,15 +33,6 @@ def read_tokens(batch: Any, where: BatchItem) -> Any:
     return read_item(batch, where, "tokens")
 
 
-def describe(where: BatchItem | None) -> str:
-    """A text that stays the same from process to process: a key, an index, or a function's qualified name."""
-    if where is None or isinstance(where, (str, int)):
-        return str(where)
-    if isinstance(where, partial):
-        return describe(where.func)
-    return getattr(where, "__qualname__", type(where).__qualname__)
-
-
 def _token_labels(batch: Any, where: str) -> Tensor:
     found = batch.get("labels") if isinstance(batch, Mapping) else getattr(batch, "labels", None)
     if isinstance(found, Tensor) and found.ndim == 2 and not found.is_floating_point():
@@ -79,7 +41,7 @@ def _token_labels(batch: Any, where: str) -> Tensor:
     raise SetupError(
         f'tokens="{where}" reads token labels, the item "labels" of a batch: integers of shape (N, T), -100 at the'
         f" prompt and at padding; in a batch that is a {type(batch).__name__} it found {got}. Say which tokens count"
-        " with NTPSCallback(tokens=...): a key, an index, an attribute, or a function of the batch"
+        " with tokens=...: a key, an index, an attribute, or a function of the batch"
     )
 
 

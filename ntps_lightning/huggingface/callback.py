@@ -1,0 +1,371 @@
+"""Watching a run of Hugging Face's Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torchmetrics.utilities import rank_zero_info, rank_zero_warn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import Unpack, override
+
+from ntps_lightning.batch_items import BatchItem, read_item
+from ntps_lightning.capture.own_pass import own_pass
+from ntps_lightning.distributed import together
+from ntps_lightning.errors import SetupError
+from ntps_lightning.functional.details import NTPSDetails
+from ntps_lightning.huggingface.kept import go_on, keep
+from ntps_lightning.huggingface.trainer import WatchedTrainer
+from ntps_lightning.monitor.replay import Replay
+from ntps_lightning.watch.listening import Listening
+from ntps_lightning.watch.names import is_ours, worst
+from ntps_lightning.watch.records import Records
+from ntps_lightning.watch.settings import Settings, SettingsKeywords
+from ntps_lightning.watch.side_pass import Side, named_sets, run_side_set
+from ntps_lightning.watch.watch import Row, Watch
+
+_WAY_OUT = "`eval_on_start=True` among the TrainingArguments gives one"
+
+
+def watch(
+    trainer: Any,
+    *,
+    labels: BatchItem | None = None,
+    data: Any = None,
+    text: BatchItem = "text",
+    tokenizer: Any = None,
+    max_tokens: int = 8192,
+    every_n_steps: int | None = None,
+    **settings: Unpack[SettingsKeywords],
+) -> NTPSTrainerCallback:
+    """Watch a run of Hugging Face's Trainer, or of what is built on it: one line after the Trainer is made.
+
+    The numbers, as :class:`~ntps_lightning.NTPSCallback` logs them, are called ``eval_ntps/captured_r2`` and so on.
+    They are in the metrics that ``evaluate()`` returns, and with these in ``log_history``, in what TensorBoard, W&B and
+    MLflow get, and where ``EarlyStoppingCallback``, ``load_best_model_at_end`` and
+    ``metric_for_best_model="eval_ntps/captured_r2"`` look. History and baseline are kept in checkpoints.
+
+    Args:
+        trainer: a ``transformers.Trainer`` or a subclass.
+        labels: where a batch of the evaluation set holds its ``(N,)`` labels, by default ``"labels"``; or where a row
+            of ``data`` does, by default ``"label"``. A key, or a function of the batch.
+        data: a labelled side set, see :class:`~ntps_lightning.NTPSCallback`, that is measured on with each evaluation,
+            without evaluations at each epoch's end, and before the first step. What is evaluated is not listened to
+            then.
+        text: where a row of ``data`` holds its text.
+        tokenizer: of ``data`` that is text, by default the Trainer's ``processing_class``.
+        max_tokens: of a batch of ``data`` that is text, padding included.
+        every_n_steps: measure on ``data`` after every n-th step instead.
+        settings: as :class:`~ntps_lightning.NTPSCallback` takes them: ``layers``, ``num_classes``, ``prefix`` and so
+            on.
+
+    Returns:
+        What watches: its ``history``, ``details`` and ``changes`` are those of
+        :class:`~ntps_lightning.NTPSCallback`.
+
+    Raises:
+        SetupError: (a ``ValueError``) If ``trainer`` is no such Trainer, its model cannot be scored, or it is watched
+            under this prefix already. When training begins, if there is nothing to measure on.
+
+    Example::
+
+        trainer = SFTTrainer(model, args, train_dataset=instructions)
+        watch(trainer, data=[{"text": "so good", "label": "praise"}, ...])
+        trainer.train()
+
+    """
+    callback = NTPSTrainerCallback(
+        trainer,
+        labels=labels,
+        data=data,
+        text=text,
+        tokenizer=tokenizer,
+        max_tokens=max_tokens,
+        every_n_steps=every_n_steps,
+        **settings,
+    )
+    trainer.add_callback(callback)
+    return callback
+
+
+class NTPSTrainerCallback(TrainerCallback):
+    """What :func:`watch` adds to a Trainer, for plugins that are handed the Trainer and add the callbacks that they
+    return.
+
+    Args:
+        trainer: see :func:`watch`, as for all others.
+        labels: see there.
+        data: see there.
+        text: see there.
+        tokenizer: see there.
+        max_tokens: see there.
+        every_n_steps: see there.
+        settings: see there.
+
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        *,
+        labels: BatchItem | None = None,
+        data: Any = None,
+        text: BatchItem = "text",
+        tokenizer: Any = None,
+        max_tokens: int = 8192,
+        every_n_steps: int | None = None,
+        **settings: Unpack[SettingsKeywords],
+    ) -> None:
+        if every_n_steps is not None and (data is None or every_n_steps < 1):
+            raise SetupError(f"every_n_steps must be at least 1, and of a side set (data=...), got {every_n_steps}")
+        self._trainer = WatchedTrainer(trainer)
+        self._settings = Settings.of(labels=labels or ("labels" if data is None else "label"), **settings)
+        self._every_n_steps = every_n_steps
+        self._watches: dict[str, Watch] = {}
+        self._sides: dict[str, Side] = {}
+        self._listening: Listening | None = None
+        self._measured_at = -1
+        if data is None:
+            self._watch("eval")
+        for prefix, each in named_sets(data, self._settings.prefix).items() if data is not None else ():
+            name = f"eval_{prefix}"
+            tokenizer = tokenizer or self._trainer.tokenizer
+            self._watches[name] = self._new_watch(name)
+            self._sides[name] = Side(
+                each, text=text, tokenizer=tokenizer, max_tokens=max_tokens, what=f"data of `{name}`"
+            )
+        for each in self._watches.values():
+            each.new_monitor(self._trainer.model)
+        self._refuse_two()
+        self._trainer.hear_evaluations(self._evaluation_loop, None if self._sides else self._prediction_step)
+
+    @property
+    def records(self) -> dict[str, Records]:
+        """What was measured, by what keys start with: several of several sets."""
+        return {name: each.records for name, each in self._watches.items()}
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One dict for each measurement: ``step``, ``epoch`` and the logged values; of the first set."""
+        return self._first.history
+
+    @property
+    def details(self) -> dict[int, NTPSDetails]:
+        """The latest details of each layer; of the first set."""
+        return self._first.details
+
+    @property
+    def _first(self) -> Records:
+        return next(iter(self.records.values()))
+
+    # When to measure
+
+    @override
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._measured_at = -1
+        for each in self._watches.values():
+            each.new_run()
+            if any(row["step"] > 0 for row in each.records.history):
+                each.forget()
+            go_on(state, each)
+            each.records.baseline.begin(0, 0)
+            self._begin(each, early=True)
+            self._check(each)
+
+    @override
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for name, each in self._watches.items():
+            if each.replay is None and each.may_have_baseline(trained=state.global_step > 0):
+                if name in self._sides:
+                    self._measure_baseline(each, self._sides[name])
+                elif not self._trainer.why_no_replay():
+                    each.replay = Replay(each.backbone(self._trainer.model), self._trainer.model, self._trainer.within)
+                else:
+                    each.give_up_baseline(self._trainer.why_no_replay())
+
+    @override
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._every_n_steps is not None and state.global_step % self._every_n_steps == 0:
+            self._trainer.log(self._measure_sides())
+
+    @override
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._sides and self._every_n_steps is None and not self._evaluates:
+            self._trainer.log(self._measure_sides())
+
+    @override
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for each in self._watches.values():
+            each.replay = None
+
+    @property
+    def _evaluates(self) -> bool:
+        return str(getattr(self._trainer.args.eval_strategy, "value", self._trainer.args.eval_strategy)) != "no"
+
+    # What measures
+
+    def _evaluation_loop(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        """Instead of the Trainer's: around its own, what it evaluates, beside its own metrics."""
+        kind = kwargs.get("metric_key_prefix", "eval")
+        if kwargs.get("description", "Evaluation") == "Prediction" or not kind.startswith("eval"):
+            return original(*args, **kwargs)
+        if self._sides:
+            output = original(*args, **kwargs)
+            again = self._trainer.trains and self._measured_at == self._trainer.state.global_step
+            if self._every_n_steps is None and not again:  # of several evaluation sets with the first
+                output.metrics.update(self._measure_sides())
+            return output
+        each = self._watch(kind)
+        self._begin(each, early=False)
+        self._listening = each.listen(self._trainer.model, self._trainer.caller, self._trainer.within, replayed=True)
+        try:
+            output = original(*args, **kwargs)
+            output.metrics.update(self._take(each, self._listening))
+        finally:
+            self._listening.stop()
+            self._listening = None
+        return output
+
+    def _prediction_step(self, original: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Instead of the Trainer's: listens to the model while it sees a batch."""
+        if self._listening is None:
+            return original(model, inputs, *args, **kwargs)
+        self._listening.open_batch(inputs, self._settings.items, self._trainer.own_samples)
+        found = original(model, inputs, *args, **kwargs)
+        self._listening.close_batch()
+        return found
+
+    def _take(self, each: Watch, listening: Listening) -> dict[str, float]:
+        found = listening.finish(whole_curve=False)
+        first = each.finish_replay(listening, whole_curve=False)
+        if first is not None:
+            self._tell(each, first)
+            self._trainer.log(first.values, first.step)
+        return self._values(each, self._row(each, listening, found))
+
+    def _measure_sides(self) -> dict[str, float]:
+        """On every side set, once."""
+        self._measured_at = self._trainer.state.global_step
+        values: dict[str, float] = {}
+        for name, side in self._sides.items():
+            each = self._watches[name]
+            listening, found = self._run(each, side, early=False)
+            values |= self._values(each, self._row(each, listening, found))
+        return values
+
+    def _measure_baseline(self, each: Watch, side: Side) -> None:
+        _, found = self._run(each, side, early=True)
+        if not found:
+            each.give_up_baseline(each.guard.fault)
+            return
+        row = each.take_baseline(found)
+        self._tell(each, row)
+        self._trainer.log(row.values, row.step)
+
+    def _run(self, each: Watch, side: Side, *, early: bool) -> tuple[Listening, dict[int, NTPSDetails]]:
+        side.prepare(each, self._trainer.model)
+        self._begin(each, early=early)
+        listening = run_side_set(each, side, self._trainer.model, self._trainer.caller, self._trainer.within)
+        found = listening.finish(whole_curve=False)
+        listening.stop()
+        return listening, found
+
+    def _row(self, each: Watch, listening: Listening, found: dict[int, NTPSDetails]) -> Row:
+        state = self._trainer.state
+        row = each.take(listening, found, state.global_step, int(state.epoch or 0), untrained=state.global_step == 0)
+        self._tell(each, row)
+        return row
+
+    def _tell(self, each: Watch, row: Row) -> None:
+        keep(self._trainer.state, each)
+        rank_zero_info(row.line)
+
+    def _values(self, each: Watch, row: Row) -> dict[str, float]:
+        """With the last of what has no new value, and of what the best model is told by in any case something."""
+        values = each.held(row.values) | row.values
+        best = self._best_key
+        if best is not None and is_ours(each.prefix, best) and best not in row.values:
+            values.setdefault(best, worst(best))
+            for callback in self._trainer.callbacks:
+                if hasattr(callback, "early_stopping_patience_counter"):
+                    callback.early_stopping_patience_counter -= 1  # it looks next, and finds nothing new
+        return values
+
+    # What is refused
+
+    @property
+    def _best_key(self) -> str | None:
+        key = self._trainer.args.metric_for_best_model
+        return key if key is None or key.startswith("eval_") else f"eval_{key}"
+
+    def _check(self, each: Watch) -> None:
+        """Before training: refuse what cannot work."""
+        trainer = self._trainer
+        monitor = each.tried_monitor(trainer.model, trainer.caller, trainer.within)
+        with together():
+            side = self._sides.get(each.prefix)
+            if side is not None:
+                side.prepare(each, trainer.model)
+                each.entry(trainer.caller)
+            elif self._evaluates:
+                self._check_first_rows(each)
+            else:
+                rank_zero_warn(
+                    f"`{each.prefix}` is measured on evaluations, and this run makes none (eval_strategy): give the"
+                    " TrainingArguments one, or watch() a labelled side set (data=...)"
+                )
+            self._check_best_key(each, each.keys(monitor.layers))
+            each.check_memory(monitor, trainer.args.device, None)
+
+    def _check_best_key(self, each: Watch, keys: set[str]) -> None:
+        best = self._best_key
+        if best is not None and is_ours(each.prefix, best) and best not in keys:
+            raise SetupError(f"metric_for_best_model={best!r} is none of what is logged: {sorted(keys)}")
+
+    def _check_first_rows(self, each: Watch) -> None:
+        """Whether the first rows of the evaluation set have labels that are classes, or targets."""
+        with own_pass(self._trainer.model):
+            rows = self._trainer.first_rows()
+        if rows is None:
+            return
+        where = self._settings.labels
+        if isinstance(where, str) and isinstance(rows, Mapping) and where not in rows:
+            raise SetupError(
+                f"a batch of the evaluation set has no {where!r}, only {sorted(rows)}: Trainer drops columns that the"
+                " model does not take (remove_unused_columns=False keeps them, if the collator does); or give watch()"
+                " a labelled side set (data=...)"
+            )
+        labels = read_item(rows, where, "labels")
+        each.new_monitor(self._trainer.model).batch(labels, input_ids=rows.get("input_ids", ()))
+
+    def _refuse_two(self) -> None:
+        others = [each for each in self._trainer.callbacks if isinstance(each, NTPSTrainerCallback)]
+        twice = {name for each in others for name in each.records} & set(self._watches)
+        if twice:
+            raise SetupError(
+                f"this Trainer is watched under {sorted(twice)} already: give the second watch() another prefix="
+            )
+
+    # Watches
+
+    def _watch(self, kind: str) -> Watch:
+        """Of an evaluation, by what Trainer calls its metrics: one of each set where there are several."""
+        name = f"{kind}_{self._settings.prefix}"
+        if name not in self._watches:
+            self._watches[name] = self._new_watch(name)
+        return self._watches[name]
+
+    def _new_watch(self, name: str) -> Watch:
+        return Watch(replace(self._settings, prefix=name), way_out=_WAY_OUT)
+
+    def _begin(self, each: Watch, *, early: bool) -> None:
+        each.guard.begin(self._trainer.state.global_step, early=early)

@@ -1,0 +1,6 @@
+"""A small labelled set, as the batches that a model is shown again and again: made once, for any loop."""
+
+from ntps_lightning.side_set.batches import SideBatch
+from ntps_lightning.side_set.side_set import SideSet, make_side_set
+
+__all__ = ["SideBatch", "SideSet", "make_side_set"]
