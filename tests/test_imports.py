@@ -61,14 +61,18 @@ def test_editors_see_the_names_that_are_loaded_late():
 BELOW = {
     "errors": set(),
     "distributed": {"errors"},
+    "batch_items": {"errors"},
     "functional": set(),
     "available": set(),
     "memory": {"available", "errors", "functional"},
     "metric": {"distributed", "functional"},
     "capture": {"errors", "distributed"},
     "figures": {"functional"},
+    "side_set": {"errors", "batch_items", "functional"},
     "monitor": {"errors", "distributed", "functional", "memory", "metric", "capture"},
-    "callback": {"errors", "distributed", "functional", "capture", "figures", "monitor"},
+    "watch": {"errors", "batch_items", "distributed", "functional", "side_set", "capture", "monitor"},
+    "callback": {"errors", "batch_items", "distributed", "functional", "capture", "figures", "monitor", "watch"},
+    "huggingface": {"errors", "batch_items", "distributed", "functional", "capture", "monitor", "watch"},
 }
 
 

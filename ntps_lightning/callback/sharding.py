@@ -11,6 +11,7 @@ from torch.utils.data import DistributedSampler
 from torchmetrics.utilities import rank_zero_warn
 
 from ntps_lightning.errors import SetupError
+from ntps_lightning.watch.side_pass import Place
 
 # PyTorch's and Lightning's, by name, since Lightning comes under two.
 _IN_ORDER = {"BatchSampler", "DistributedSampler", "DistributedSamplerWrapper"}
@@ -32,6 +33,15 @@ def own_samples(trainer: Any, dataloader_idx: int, first: int, count: int) -> Te
     if _repeats_another_rank(trainer):
         return torch.zeros(count, dtype=torch.bool)
     return _padding_duplicates(_nth_loader(trainer.val_dataloaders, dataloader_idx), first, count)
+
+
+def place_of(trainer: Any) -> Place | None:
+    """This rank's place among those that share out a side set, where some split the model over a tensor."""
+    mesh = getattr(trainer.strategy, "device_mesh", None)
+    if "data_parallel" not in (getattr(mesh, "mesh_dim_names", None) or ()):
+        return None
+    data = mesh["data_parallel"]  # type: ignore[index]
+    return Place(data.get_local_rank(), data.size(), counts=not _repeats_another_rank(trainer))
 
 
 def refuse_empty_loaders(trainer: Any) -> None:

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from ntps_lightning.callback.own_pass import as_sanity_check
 from ntps_lightning.callback.report import Report
+from ntps_lightning.callback.sharding import place_of
 from ntps_lightning.callback.source import Source
 from ntps_lightning.distributed import together
 from ntps_lightning.functional.details import NTPSDetails
@@ -116,7 +117,8 @@ class SideSets(Source):
     ) -> tuple[Listening, dict[int, NTPSDetails]]:
         watch = report.watch
         self.begin(trainer, watch)
-        listening = run_side_set(watch, side, module, trainer.strategy.model, lambda: as_sanity_check(trainer))
+        caller, within = trainer.strategy.model, lambda: as_sanity_check(trainer)
+        listening = run_side_set(watch, side, module, caller, within, place_of(trainer))
         found = listening.finish(whole_curve=report.draws(trainer))
         listening.stop()
         return listening, found

@@ -64,7 +64,7 @@ def _multi_hot_targets(labels: Tensor, num_classes: int | None) -> Tensor:
     if not ((labels == 0) | (labels == 1)).all():
         raise ValueError(
             f"labels must be {_WANTED}, got {_what(labels)} with other values than 0 and 1; token-level labels are"
-            " next-token targets, not the class of a sequence"
+            " next-token targets, not the class of a sequence: watch a labelled side set instead (data=...)"
         )
     if num_classes not in (None, labels.shape[1]):
         raise ValueError(f"labels are multi-hot with {labels.shape[1]} columns, but num_classes={num_classes} is given")

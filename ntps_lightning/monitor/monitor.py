@@ -181,7 +181,8 @@ class NTPSMonitor:
             if self._labels.multi_hot and any(labels.shape == each.shape for each in ids):
                 raise SetupError(
                     f"labels are zeros and ones of the shape {tuple(labels.shape)} of input_ids: token-level labels are"
-                    " next-token targets, not the class of a sequence; name other labels"
+                    " next-token targets, not the class of a sequence; name other labels, or give a labelled side set"
+                    " (data=...)"
                 )
             mask = _sample_mask(sample_mask, len(labels))
             padding = None if attention_mask is None else to_tensor(attention_mask, "attention_mask", "(N, T)")

@@ -52,7 +52,7 @@ def is_batch(item: Any) -> bool:
     ids = _fields(item).get("input_ids") if isinstance(_fields(item), Mapping) else _fields(item)
     if hasattr(ids, "ndim"):
         return int(ids.ndim) > 1
-    return isinstance(ids, (list, tuple)) and bool(ids) and getattr(plain(ids[0]), "__class__", None) in (list, tuple)
+    return isinstance(ids, (list, tuple)) and bool(ids) and isinstance(plain(ids[0]), (list, tuple))
 
 
 def bucket(samples: Sequence[Sample], max_tokens: int, pad: int) -> list[SideBatch]:

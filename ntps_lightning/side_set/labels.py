@@ -10,10 +10,7 @@ import torch
 from torch import Tensor
 
 from ntps_lightning.errors import SetupError
-from ntps_lightning.side_set.sample import plain
-
-# The label that PyTorch's losses ignore.
-IGNORED = -100
+from ntps_lightning.side_set.sample import IGNORED, plain
 
 _WANTED = "one a text: a word, an integer, a bool or a float, or a list of zeros and ones or of floats"
 
@@ -36,18 +33,17 @@ def read_labels(values: Sequence[Any], lengths: Sequence[int], what: str) -> lis
     """
     labels = [_scalar(value) for value in values]
     there = [label for label in labels if not _is_missing(label)]
-    if not there:
-        raise SetupError(f"none of the {len(labels)} samples of {what} has a label")
     if all(isinstance(label, str) for label in there):
         labels = [None if _is_missing(label) else label for label in labels]
     elif all(isinstance(label, int) for label in there):
         labels = _integers(labels)
     elif all(isinstance(label, (int, float)) for label in there):
-        labels = _targets([[label] for label in labels], what)
-        labels = [target for (target,) in labels]
+        _refuse_missing(labels, what)
+        labels = [float(label) for label in labels]
     elif all(isinstance(label, list) for label in there):
+        _refuse_missing(labels, what)
         _refuse_token_labels(labels, lengths, what)
-        labels = _targets(labels, what)
+        labels = _lists(labels, what)
     else:
         kinds = sorted({type(label).__name__ for label in there})
         raise SetupError(f"labels of {what} must be {_WANTED}, all of one kind; got {', '.join(kinds)}")
@@ -83,36 +79,45 @@ def _integers(labels: list[Any]) -> list[int]:
     return [IGNORED if _is_missing(label) else int(label) for label in labels]
 
 
-def _targets(labels: list[Any], what: str) -> list[list[Any]]:
-    """Lists of one length: of floats if any number is, else zeros and ones."""
-    numbers = [number for label in labels for number in (label or ())]
-    if not all(isinstance(label, list) and len(label) == len(labels[0]) for label in labels):
-        raise SetupError(f"labels of {what} are lists, but not of one length for every text: they must be {_WANTED}")
-    if not any(isinstance(number, float) for number in numbers):
-        return labels
-    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+def _lists(labels: list[list[Any]], what: str) -> list[list[Any]]:
+    """Of one length: of floats if any number is, else zeros and ones."""
+    numbers = [number for label in labels for number in label]
+    same = all(len(label) == len(labels[0]) for label in labels)
+    if not same or not all(isinstance(number, (int, float)) for number in numbers):
         raise SetupError(
-            f"labels of {what} are floats, which means regression targets, and some are missing or not finite; leave"
-            " those rows out. If these are classes, give integers: pandas makes floats of them next to missing ones"
+            f"labels of {what} are lists, but not of numbers, or not of one length: they must be {_WANTED}"
         )
+    if all(isinstance(number, int) for number in numbers):
+        return labels
     return [[float(number) for number in label] for label in labels]
 
 
-def _refuse_token_labels(labels: list[Any], lengths: Sequence[int], what: str) -> None:
-    integers = all(isinstance(number, int) for label in labels for number in (label or ()))
-    multi_hot = all(number in (0, 1) for label in labels for number in (label or ()))
-    aligned = all(label is not None and len(label) == n for label, n in zip(labels, lengths, strict=True))
+def _refuse_missing(labels: list[Any], what: str) -> None:
+    missing = sum(map(_is_missing, labels))
+    if missing:
+        raise SetupError(
+            f"{missing} of {len(labels)} labels of {what} are missing among targets (floats, or lists); leave those"
+            " rows out. If they are classes, give integers: pandas makes floats of integers next to missing ones"
+        )
+
+
+def _refuse_token_labels(labels: list[list[Any]], lengths: Sequence[int], what: str) -> None:
+    integers = all(isinstance(number, int) for label in labels for number in label)
+    multi_hot = all(number in (0, 1) for label in labels for number in label)
+    aligned = all(len(label) == length for label, length in zip(labels, lengths, strict=True))
     if integers and (aligned or not multi_hot):
         raise SetupError(
-            f"labels of {what} are lists of integers, one a token it seems: token labels, which are next-token targets;"
-            " name the classes of the sequences with labels=..."
+            f"labels of {what} are lists of integers, as many as tokens or not zeros and ones: token labels, it seems,"
+            " which are next-token targets; name the classes of the sequences with labels=..."
         )
 
 
 def _refuse_one_class(labels: list[Any], what: str) -> None:
     found = [label for label in labels if label is not None and label != IGNORED]
+    if not found:
+        raise SetupError(f"none of the {len(labels)} samples of {what} has a label")
     if all(label == found[0] for label in found):
-        have = (
-            f"all {len(found)} labelled samples of {what} have the label {found[0]!r}" if found else "none has a label"
+        raise SetupError(
+            f"all {len(found)} labelled samples of {what} have the label {found[0]!r}, so that there is nothing to tell"
+            " apart; give at least two classes, or targets that differ"
         )
-        raise SetupError(f"{have}: nothing can be told apart; give at least two classes, or targets that differ")

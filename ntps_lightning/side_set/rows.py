@@ -22,7 +22,7 @@ class Where:
 
 
 def find(item: Any, where: BatchItem, what: str, of: str) -> Any:
-    """As :func:`~ntps_lightning.batch_items.read_item`; of a pair, the first also holds it, and the second is the label.
+    """As :func:`~ntps_lightning.batch_items.read_item`, but for pairs: of a text, or a mapping, and a label.
 
     Args:
         item: a row or a batch.
@@ -137,8 +137,8 @@ class _Encoder:
         tokenizer = self._needed()
         if not getattr(tokenizer, "chat_template", None):
             raise SetupError(
-                f"{self._what} holds chat messages, but the tokenizer ({type(tokenizer).__name__}) has no chat template;"
-                " set tokenizer.chat_template, or give each row one text"
+                f"{self._what} holds chat messages, but the tokenizer ({type(tokenizer).__name__}) has no chat"
+                " template; set tokenizer.chat_template, or give each row one text"
             )
         try:
             encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
@@ -157,15 +157,15 @@ class _Encoder:
 def _are_integers(source: Any) -> bool:
     if not isinstance(source, (list, tuple)):
         return False
-    return all(isinstance(plain(token), int) and not isinstance(token, bool) for token in source)
+    return {type(plain(token)) for token in source} <= {int}
 
 
 def _chosen(values: Any, source: Any, row: str) -> list[int]:
     values = plain(values)
     if not _are_integers(source):
-        raise SetupError(f"tokens=... says which tokens of input_ids count, but {row} has text; give rows of input_ids")
+        raise SetupError(f"tokens=... chooses among input_ids, but {row} has text; give rows of input_ids")
     fits = isinstance(values, (list, tuple)) and len(values) == len(source)
-    if not fits or not all(value in (0, 1) for value in values):
+    if not fits or not set(values) <= {0, 1}:
         got = f"{len(values)} values" if isinstance(values, (list, tuple)) else f"a {type(values).__name__}"
         raise SetupError(f"tokens of {row} must be zeros and ones, one for each of {len(source)} input_ids; got {got}")
     return [int(value) for value in values]

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+# The label that PyTorch's losses ignore.
+IGNORED = -100
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -47,9 +50,11 @@ def _digest(sample: Sample) -> bytes:
 
 
 def count_conflicts(samples: Iterable[Sample]) -> int:
-    """How many texts stand under several labels."""
+    """How many texts stand under several labels; -100 is none."""
     labels: dict[Any, set[str]] = {}
     for sample in samples:
+        if sample.label == IGNORED:
+            continue
         key = (tuple(sample.ids), tuple(sample.chosen or ()))
         labels.setdefault(key, set()).add(repr(sample.label))
     return sum(len(found) > 1 for found in labels.values())

@@ -19,13 +19,7 @@ WANTED = (
     " DataFrame; or batches, mappings with (N, T) input_ids and N labels: a DataLoader or a list"
 )
 # By name, since some are other packages': each gives a rank its share of the samples.
-_SHARING = {
-    "DistributedSampler",
-    "BatchSamplerShard",
-    "IterableDatasetShard",
-    "DataLoaderShard",
-    "DataLoaderDispatcher",
-}
+_SHARING = {"DistributedSampler", "BatchSamplerShard", "IterableDatasetShard", "DataLoaderDispatcher"}
 
 
 def take(data: Any, what: str) -> list[Any]:
@@ -97,7 +91,7 @@ def _same_random_numbers(generators: list[torch.Generator]) -> Iterator[None]:
     states = [(each, each.get_state()) for each in generators]
     numpy_state = np.random.get_state()
     python_state = random.getstate()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     try:
         with torch.random.fork_rng(devices):
             yield

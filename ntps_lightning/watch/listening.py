@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ntps_lightning.batch_items import BatchItem, count_samples, read_item
+from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.monitor import NTPSMonitor
 from ntps_lightning.monitor.batch import MonitoredBatch
@@ -29,11 +30,13 @@ class Listening:
 
     Attributes:
         replayed: what the batches would have scored before the first step; ``None`` where that is not measured.
+        classes: how many were declared or seen, and their names where labels are words, once it is finished.
 
     """
 
     def __init__(self, guard: Guard, new_monitor: Callable[[], NTPSMonitor]) -> None:
         self.replayed: Replayed | None = None
+        self.classes: tuple[int, list[str]] = (0, [])
         self._guard = guard
         self._monitor: NTPSMonitor | None = None
         self._batch: MonitoredBatch | None = None
@@ -45,17 +48,16 @@ class Listening:
         """Make every call again with the weights from before the first step, and show it to a monitor of its own."""
         self.replayed = Replayed(self._guard.beside(), new_monitor, replay)
 
-    @property
-    def classes(self) -> tuple[int, list[str]]:
-        """How many classes were declared or seen, and their names where labels are words."""
-        return (0, []) if self._monitor is None else (self._monitor.num_classes, self._monitor.class_names)
-
     def open_batch(self, batch: Any, items: Mapping[str, BatchItem | None], own: Own) -> None:
         """Before the model sees a batch, which holds each of ``items`` where it says."""
         self._expected = True
         if self._monitor is None:
             return
         with self._guard.measuring(self._monitor):
+            if batch is None:
+                raise SetupError(
+                    "validation_step takes a dataloader_iter, so that no batch is seen; take (batch, batch_idx)"
+                )
             shown: dict[str, Any] = {
                 what: read_tokens(batch, where) if what == "tokens" else read_item(batch, where, what)
                 for what, where in items.items()
@@ -105,6 +107,7 @@ class Listening:
         if self._guard.agree() and self._monitor is not None:
             with self._guard.measuring():
                 found = self._monitor.compute(whole_curve=whole_curve)
+            self.classes = (self._monitor.num_classes, self._monitor.class_names)
             self._guard.agree()
         return found
 

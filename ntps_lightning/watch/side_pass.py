@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
@@ -12,11 +13,28 @@ from torchmetrics.utilities import rank_zero_info
 
 from ntps_lightning.batch_items import BatchItem
 from ntps_lightning.capture.entry import reshard
+from ntps_lightning.capture.module_state import ModuleState
 from ntps_lightning.capture.own_pass import Within, own_pass
 from ntps_lightning.distributed import rank_and_world_size
 from ntps_lightning.side_set import SideBatch, SideSet, make_side_set
 from ntps_lightning.watch.listening import Listening
 from ntps_lightning.watch.watch import Watch
+
+
+@dataclass(frozen=True)
+class Place:
+    """A rank's place among those that share out a side set.
+
+    Args:
+        rank: its share.
+        world_size: shares; ranks that split a model over a tensor have the same.
+        counts: whether it counts what it sees, or another with the same share does.
+
+    """
+
+    rank: int
+    world_size: int
+    counts: bool = True
 
 
 class Side:
@@ -45,18 +63,20 @@ class Side:
         """
         if self._set is not None:
             return
-        items: dict[str, Any] = {name: where for name, where in watch.settings.items.items() if name != "attention_mask"}
+        items: dict[str, Any] = {
+            name: where for name, where in watch.settings.items.items() if name != "attention_mask"
+        }
         context = watch.backbone(root).context
         self._set = make_side_set(self._data, max_length=context, **items, **self._options)
         watch.depends_on("data", self._set.digest)
         for remark in self._set.remarks:
             rank_zero_info(f"NTPS: {remark}.")
 
-    def share(self) -> list[tuple[SideBatch, bool]]:
-        """This rank's batches, as many as any other's, and whether each counts."""
+    def share(self, place: Place) -> list[tuple[SideBatch, bool]]:
+        """A rank's batches, as many as any other's, and whether each counts."""
         if self._set is None:
             raise RuntimeError("prepare() comes first")
-        return self._set.shard(*rank_and_world_size())
+        return [(batch, each and place.counts) for batch, each in self._set.shard(place.rank, place.world_size)]
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry neither data nor tokenizer, but the batches."""
@@ -70,7 +90,9 @@ def named_sets(data: Any, prefix: str) -> dict[str, Any]:
     return {prefix: data}
 
 
-def run_side_set(watch: Watch, side: Side, root: nn.Module, caller: nn.Module, within: Within) -> Listening:
+def run_side_set(
+    watch: Watch, side: Side, root: nn.Module, caller: nn.Module, within: Within, place: Place | None = None
+) -> Listening:
     """Run the model over this rank's share of a side set, in evaluation mode, and leave no trace.
 
     Every rank comes here. :meth:`Guard.begin` comes first.
@@ -81,6 +103,7 @@ def run_side_set(watch: Watch, side: Side, root: nn.Module, caller: nn.Module, w
         root: what holds the model.
         caller: what the loop calls, where a strategy has wrapped it.
         within: makes the context that the loop runs its model in.
+        place: of this rank, where ranks split a model over a tensor; by default every rank has a share of its own.
 
     Returns:
         What has listened, to be finished.
@@ -90,9 +113,11 @@ def run_side_set(watch: Watch, side: Side, root: nn.Module, caller: nn.Module, w
     entry = watch.entry(caller)
     device = watch.backbone(root).device_of(0)
     options = {"use_cache": False} if "use_cache" in signature(entry.forward).parameters else {}
+    state = ModuleState(root)  # of the pass, which buffers that go on changing are left alone by
     with own_pass(caller, within):
+        state.install()
         entry.eval()
-        for batch, counts in side.share():
+        for batch, counts in side.share(place or Place(*rank_and_world_size())):
             inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
             listening.show(batch.shown | {"sample_mask": None if counts else _none_of(batch)})
             with watch.guard.measuring():

@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from ntps_lightning import NTPSCallback
-from ntps_lightning.watch import watch as under_test
 from ntps_lightning.memory import MemoryEstimate
+from ntps_lightning.watch import watch as under_test
 from tests.callback.distributed_run import RANK
 from tests.support.models import LoraModule, loader, make_trainer
 

@@ -180,7 +180,7 @@ class Unlabelled(Instructed):
             lambda r: instructed(r) | {"labels": torch.zeros(len(r), 5).long()},
             r"tokens must have the sha",
         ),
-        ("mine", instructed, r"found no tokens at 'mine' in a batch that is a dict .* NTPSCallback\(tokens=\.\.\.\)"),
+        ("mine", instructed, r"found no tokens at 'mine' in a batch that is a dict .* with tokens=\.\.\."),
         (lambda batch: batch["label"], instructed, r"tokens must be of shape \(N, T\)"),
         (lambda batch: batch["input_ids"], instructed, "tokens must hold 1"),
     ],

