@@ -22,7 +22,6 @@ import argparse
 import logging
 import time
 import warnings
-from importlib.util import find_spec
 
 import numpy
 import torch
@@ -161,15 +160,19 @@ def measure(method, train, test):
     return seconds[0], peak, *next(steps)
 
 
+def accuracy_cells(said, true, errors):
+    """What was said, in each draw, what is true, the difference, its mean size and the mean standard error."""
+    off = [100 * (value - truth) for value, truth in zip(said, true, strict=True)]
+    shown = [" ".join(f"{100 * value:.1f}" for value in column) for column in (said, true)]
+    se = "" if errors[0] is None else f"{100 * sum(errors) / len(errors):.1f}"
+    return [*shown, " ".join(f"{value:+.1f}" for value in off), f"{sum(map(abs, off)) / len(off):.1f}", se]
+
+
 def rows_of(name, size, found):
     """A line of the table."""
-    seconds, peaks, values, truths, errors = zip(*found, strict=True)
-    off = [100 * (value - truth) for value, truth in zip(values, truths, strict=True)]
-    shown = [" ".join(f"{100 * value:.1f}" for value in column) for column in (values, truths)]
-    se = "" if errors[0] is None else f"{100 * sum(errors) / len(errors):.1f}"
-    mean = sum(map(abs, off)) / len(off)
-    cells = (f"{numpy.median(seconds):.2f}", f"{max(peaks) / 2**20:.0f}", *shown)
-    return [f"{name}, n={size}", *cells, " ".join(f"{value:+.1f}" for value in off), f"{mean:.1f}", se]
+    seconds, peaks, *accuracies = zip(*found, strict=True)
+    cost = (f"{numpy.median(seconds):.2f}", f"{max(peaks) / 2**20:.0f}")
+    return [f"{name}, n={size}", *cost, *accuracy_cells(*accuracies)]
 
 
 def main():
@@ -182,7 +185,7 @@ def main():
     rows = []
     for size, draws in ((FEW, args.draws), (MANY, 1)):
         for name, method in METHODS.items():
-            if method is online_probe and find_spec("stable_pretraining") is None:
+            if method is online_probe and not spt.INSTALLED:
                 print(f"{name}, n={size}: left out, stable-pretraining is not installed (see --help)")
                 continue
             doing(f"{name}, n={size}")

@@ -13,12 +13,12 @@ from ntps_lightning import capture_representations
 WINDOW = 24
 
 
-def split(name, sizes):
+def split(name, sizes, seed=0):
     """Windows of a packaged set for each of ``sizes``, no text in two of them, and the number of classes."""
     texts, labels = zip(*read(name), strict=True)
     classes = sorted(set(labels))
     tokenizer = smollm2_tokenizer()
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(texts), generator=generator).tolist()
     ends = [round(len(order) * sum(sizes[: i + 1]) / sum(sizes)) for i in range(len(sizes))]
     parts = []
