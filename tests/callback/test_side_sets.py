@@ -106,9 +106,8 @@ def test_without_validation_epochs_end_and_stop_on_it(tmp_path):
 def test_every_n_steps_and_monitors_that_look_between(tmp_path):
     callback, seen = NTPSCallback(data=ROWS, every_n_steps=4), Seen()
     stopping = EarlyStopping("ntps/score", mode="max", patience=1, min_delta=9.0)
-    best = ModelCheckpoint(
-        tmp_path, monitor="ntps/score", mode="max", every_n_train_steps=4, auto_insert_metric_name=False
-    )
+    options = {"every_n_train_steps": 4, "auto_insert_metric_name": False}
+    best = ModelCheckpoint(tmp_path / "best", monitor="ntps/score", mode="max", **options)
     logger = TensorBoardLogger(tmp_path)
     trainer = make_trainer(
         tmp_path, callbacks=[stopping, callback, best, seen], logger=logger, enable_checkpointing=True, max_epochs=9
