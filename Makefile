@@ -33,7 +33,8 @@ dist: .venv/dev
 	$(BIN)/python -m build
 	.ci/check-dist
 
-# Held-out numbers have commands of their own: python -m benchmarks.calibration (half an hour), .agreement, .peers, .same_run, .score_error.
+# Held-out numbers have commands of their own: python -m benchmarks.calibration (half an hour), .agreement, .peers, .same_run; the
+# score's error and its ridge too: .score_error, .score_ridge (most of an hour).
 # Six tables; AUTHORS=<folder> is a copy of github.com/Yu-AngCheng/NTPS to compare with in the second.
 bench: .venv/demo
 	$(BIN)/python -m benchmarks.accumulate

@@ -1,11 +1,9 @@
-"""How sure the score is: does it stand out of its null, what is its error, and with which ridge is it clearest?
+"""How sure the score is: does it stand out of its null, and what is its error?
 
 1. p-values from draws of the null: autoregressive directions and the factor of B + ridge stay, the cross-covariance is
    noise of covariance (that of targets x B) / n. Under shuffled labels they should be uniform.
 2. A bootstrap of the same kind, the cross-covariance plus noise of covariance (that of residuals x B) / n, residuals
    over n - df: its error against the spread of the score over redrawn data, and over redrawn S with all else of one.
-3. How far the score lies above its null, in standard deviations of the null, with a ridge of 0.1 and with the one that
-   the probe chose by leave-one-out, over n: made-up states, and BBC news where build/peers.pt is there.
 
 Nothing of this is in the package.
 
@@ -19,9 +17,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from benchmarks.helpers.progress import doing
-from benchmarks.helpers.store import FOLDER
 from benchmarks.helpers.timing import table
-from ntps_lightning import NextTokenPerceptionScore
 from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.moments import covariances
 from ntps_lightning.functional.options import ScoreOptions
@@ -31,8 +27,6 @@ from ntps_lightning.functional.whitening import whitening
 
 CLASSES = 5
 RIDGE = ScoreOptions().ridge
-# Directions: by default, and a tenth of all.
-KS = (None, 0.1)
 
 
 class Tokens:
@@ -150,36 +144,6 @@ def bootstrap_rows(d, sizes, signals, redraws, draws):
             yield [f"d={d}, n={n}, signal {signal}", *cells, f"{error / sd:.2f}", f"{error / sd_given:.2f}", within]
 
 
-def ridges_of(name, states, labels, mask, texts, draws):
-    """How clear the score is with either ridge."""
-    metric = NextTokenPerceptionScore(states.shape[2], CLASSES)
-    for part in torch.arange(len(labels)).split(200):
-        metric.update(states[part], labels[part], mask[part], group_ids=None if texts is None else texts[part])
-    chosen = metric.details(whole_curve=False).held_out.ridges
-    for k in KS:
-        cells = []
-        for ridge in (RIDGE, (chosen[0] * chosen[1]) ** 0.5):
-            fixed = Fixed(metric._moments(), ridge, k)
-            null = fixed.null(draws)
-            score = fixed.score(fixed.cov.cross)
-            above = (score - null.mean()) / null.std()
-            cells += [f"{ridge:.3g}", f"{score:.3f}", f"{null.mean():.3f}", f"{above:.1f}"]
-        yield [f"{name}, k={fixed.k}", *cells]
-
-
-def ridge_rows(d, sizes, draws):
-    population = Tokens(d, 0.1)
-    for n in sizes:
-        doing(f"ridges, d={d}, n={n}")
-        states, labels = population.draw(n, 0)
-        yield from ridges_of(f"made up, d={d}, n={n}", states, labels, torch.ones(states.shape[:2]), None, draws)
-    if (FOLDER / "peers.pt").exists():
-        states, mask, labels, texts = torch.load(FOLDER / "peers.pt")[0]
-        for n in (600, 1200, 2400, 4000):
-            doing(f"ridges, BBC news, n={n}")
-            yield from ridges_of(f"BBC news, d=576, n={n}", states[:n], labels[:n], mask[:n], texts[:n], draws)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=500)
@@ -194,12 +158,6 @@ def main():
         ["redrawn data", "score", "sd", "of S alone", "se", "se / sd", "of S alone ", "within 20%"],
         rows,
     )
-    rows = list(ridge_rows(200, (600, 1200, 2500, 5000, 10_000), args.draws // 5))
-    columns = [
-        "states",
-        *(f"{what}{end}" for end in ("", " ") for what in ("ridge", "score", "null", "score - null, sd")),
-    ]
-    table("3. Ridge of 0.1, and chosen", columns, rows)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,12 @@ class Store:
                 print(json.dumps({"key": key, "found": self._known[key]}), file=file)
         return self._known[key]
 
+    def __contains__(self, key):
+        return key in self._known
+
+    def __getitem__(self, key):
+        return self._known[key]
+
     def forget(self):
         """Measure all again."""
         self._path.unlink(missing_ok=True)

