@@ -45,7 +45,9 @@ class Side:
         """
         if self._set is not None:
             return
-        items: dict[str, Any] = {name: where for name, where in watch.settings.items.items() if name != "attention_mask"}
+        items: dict[str, Any] = {
+            name: where for name, where in watch.settings.items.items() if name != "attention_mask"
+        }
         context = watch.backbone(root).context
         self._set = make_side_set(self._data, max_length=context, **items, **self._options)
         watch.depends_on("data", self._set.digest)
