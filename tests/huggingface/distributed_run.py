@@ -1,4 +1,4 @@
-"""Launched by `test_distributed.py`, under torchrun or alone, with OUT SAMPLES KIND: trains, and notes what each saw."""
+"""Launched by `test_distributed.py`, by torchrun or alone, with OUT SAMPLES KIND: trains, notes what each rank saw."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -89,5 +90,9 @@ def test_wandb(tmp_path, data, monkeypatch):
         history = run(tmp_path, "wandb", data)
         folder = Path(wandb.run.dir).parent
         wandb.finish()
-    found, _ = of_wandb(folder, "train/global_step")
+    for _ in range(100):  # finish() does not wait until all is written
+        found, _ = of_wandb(folder, "train/global_step")
+        if len(found.get("train/loss", ())) == 2:
+            break
+        time.sleep(0.1)
     check(found, history)

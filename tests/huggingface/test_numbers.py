@@ -10,6 +10,7 @@ from tests.huggingface.runs import (
     EVALUATED,
     Logs,
     Measured,
+    make_model,
     make_trainer,
     measure,
     numbers,
@@ -49,12 +50,16 @@ def test_a_bare_loop_gives_the_same(tmp_path, data, layers):
     assert callback.details[2].score == after[-1]["eval_ntps/score"]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.cpu.amp.autocast")  # by transformers 4.x
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("data", [None, BESIDE], ids=["listening", "side set"])
-def test_the_baseline_is_what_evaluating_before_training_gives(tmp_path, data):
-    before = make_trainer(tmp_path)
+def test_the_baseline_is_what_evaluating_before_training_gives(tmp_path, data, half):
+    before = make_trainer(tmp_path, bf16=half)
     watch(before, data=data)
     wanted = ours(before.evaluate())
-    trainer = make_trainer(tmp_path)
+    exact = measure(make_model(), EVALUATED if data is None else _ROWS)[2].score
+    assert (abs(wanted["eval_ntps/score"] - exact) > 1e-6) == half, "in the precision of the run"
+    trainer = make_trainer(tmp_path, bf16=half)
     watch(trainer, data=data)
     trainer.train()
     first = ours(rows_of(trainer)[0])
