@@ -43,9 +43,10 @@ def check(points: Points, history: list[dict[str, float]]) -> None:
 
 @_SETS
 def test_tensorboard(tmp_path, data, monkeypatch):
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    monkeypatch.chdir(tmp_path)
     history = run(tmp_path, "tensorboard", data)
-    events = EventAccumulator(str(tmp_path / "board"), size_guidance={"scalars": 0})
+    (file,) = tmp_path.rglob("events.out.tfevents*")
+    events = EventAccumulator(str(file), size_guidance={"scalars": 0})
     events.Reload()
     check({tag: [(p.step, p.value) for p in events.Scalars(tag)] for tag in events.Tags()["scalars"]}, history)
 

@@ -10,6 +10,7 @@ from tests.huggingface.runs import (
     EVALUATED,
     Logs,
     Measured,
+    Rows,
     make_model,
     make_trainer,
     measure,
@@ -116,7 +117,7 @@ def test_every_n_steps(tmp_path, logging):
 
 
 def test_several_side_sets(tmp_path):
-    sets = {"first": _ROWS, "second": EVALUATED}
+    sets: dict[str, Rows] = {"first": _ROWS, "second": EVALUATED}
     trainer = make_trainer(tmp_path)
     data = {name: [{"input_ids": ids, "label": label} for ids, label in rows] for name, rows in sets.items()}
     callback = watch(trainer, data=data, prefix="probes")
