@@ -88,7 +88,7 @@ def test_every_watch(tmp_path, watched):
 
 
 @pytest.mark.filterwarnings(
-    "ignore:`gradient_checkpointing` is deprecated", "ignore:`torch.cpu.amp.autocast"
+    "ignore:`gradient_checkpointing", "ignore:`torch.cpu.amp.autocast"
 )  # by transformers' 5.2x, in its 4.x
 @pytest.mark.parametrize("watched", [{}, {"data": BESIDE}], ids=["listening", "side set"])
 @pytest.mark.parametrize("options", _WAYS.values(), ids=_WAYS)
