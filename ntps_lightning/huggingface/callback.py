@@ -18,8 +18,9 @@ from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.huggingface.kept import go_on, keep
 from ntps_lightning.huggingface.trainer import WatchedTrainer
 from ntps_lightning.monitor.replay import Replay
+from ntps_lightning.watch.batch import input_ids
 from ntps_lightning.watch.listening import Listening
-from ntps_lightning.watch.names import is_ours, worst
+from ntps_lightning.watch.names import is_ours
 from ntps_lightning.watch.records import Records
 from ntps_lightning.watch.settings import Settings, SettingsKeywords
 from ntps_lightning.watch.side_pass import Side, named_sets, run_side_set
@@ -126,8 +127,9 @@ class NTPSTrainerCallback(TrainerCallback):
         self._sides: dict[str, Side] = {}
         self._listening: Listening | None = None
         self._measured_at = -1
-        if data is None:
-            self._watch("eval")
+        self._began = False
+        for kind in self._trainer.evaluations if data is None else ():
+            self._watch(kind)
         for prefix, each in named_sets(data, self._settings.prefix).items() if data is not None else ():
             name = f"eval_{prefix}"
             tokenizer = tokenizer or self._trainer.tokenizer
@@ -166,27 +168,33 @@ class NTPSTrainerCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._measured_at = -1
+        keys: set[str] = set()
         for each in self._watches.values():
             each.new_run()
-            if any(row["step"] > 0 for row in each.records.history):
+            each.replay = None
+            if self._began:
                 each.forget()
             go_on(state, each)
             each.records.baseline.begin(0, 0)
             self._begin(each, early=True)
-            self._check(each)
+            keys |= self._check(each)
+            keep(state, each)
+        self._check_best_key(keys)
+        self._began = True
 
     @override
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         for name, each in self._watches.items():
-            if each.replay is None and each.may_have_baseline(trained=state.global_step > 0):
-                if name in self._sides:
-                    self._measure_baseline(each, self._sides[name])
-                elif not self._trainer.why_no_replay():
-                    each.replay = Replay(each.backbone(self._trainer.model), self._trainer.model, self._trainer.within)
-                else:
-                    each.give_up_baseline(self._trainer.why_no_replay())
+            if each.replay is not None or not each.may_have_baseline(trained=state.global_step > 0):
+                continue
+            if name in self._sides:
+                self._measure_baseline(each, self._sides[name])
+            elif self._replays(each):
+                each.replay = Replay(each.backbone(self._trainer.model), self._trainer.model, self._trainer.within)
+            elif self._evaluates:
+                each.give_up_baseline(self._trainer.why_no_replay())
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -207,6 +215,11 @@ class NTPSTrainerCallback(TrainerCallback):
         for each in self._watches.values():
             each.replay = None
 
+    def _replays(self, each: Watch) -> bool:
+        """Whether the first evaluation is also to be made with the weights from before the first step."""
+        wanted = each.may_have_baseline(trained=self._trainer.state.global_step > 0)
+        return wanted and not self._sides and self._evaluates and not self._trainer.why_no_replay()
+
     @property
     def _evaluates(self) -> bool:
         return str(getattr(self._trainer.args.eval_strategy, "value", self._trainer.args.eval_strategy)) != "no"
@@ -226,12 +239,13 @@ class NTPSTrainerCallback(TrainerCallback):
             return output
         each = self._watch(kind)
         self._begin(each, early=False)
-        self._listening = each.listen(self._trainer.model, self._trainer.caller, self._trainer.within, replayed=True)
+        listening = each.listen(self._trainer.model, self._trainer.caller, self._trainer.within, replayed=True)
+        self._listening = listening
         try:
             output = original(*args, **kwargs)
-            output.metrics.update(self._take(each, self._listening))
+            output.metrics.update(self._take(each, listening))
         finally:
-            self._listening.stop()
+            listening.stop()
             self._listening = None
         return output
 
@@ -294,7 +308,7 @@ class NTPSTrainerCallback(TrainerCallback):
         values = each.held(row.values) | row.values
         best = self._best_key
         if best is not None and is_ours(each.prefix, best) and best not in row.values:
-            values.setdefault(best, worst(best))
+            values.setdefault(best, self._trainer.worst)
             for callback in self._trainer.callbacks:
                 if hasattr(callback, "early_stopping_patience_counter"):
                     callback.early_stopping_patience_counter -= 1  # it looks next, and finds nothing new
@@ -307,8 +321,8 @@ class NTPSTrainerCallback(TrainerCallback):
         key = self._trainer.args.metric_for_best_model
         return key if key is None or key.startswith("eval_") else f"eval_{key}"
 
-    def _check(self, each: Watch) -> None:
-        """Before training: refuse what cannot work."""
+    def _check(self, each: Watch) -> set[str]:
+        """Before training: refuse what cannot work. Returns the keys that will be logged."""
         trainer = self._trainer
         monitor = each.tried_monitor(trainer.model, trainer.caller, trainer.within)
         with together():
@@ -323,18 +337,29 @@ class NTPSTrainerCallback(TrainerCallback):
                     f"`{each.prefix}` is measured on evaluations, and this run makes none (eval_strategy): give the"
                     " TrainingArguments one, or watch() a labelled side set (data=...)"
                 )
-            self._check_best_key(each, each.keys(monitor.layers))
             each.check_memory(monitor, trainer.args.device, None)
+            if self._replays(each):
+                each.check_replay_memory(trainer.model, trainer.args.device, None)
+        return each.keys(monitor.layers)
 
-    def _check_best_key(self, each: Watch, keys: set[str]) -> None:
+    def _check_best_key(self, keys: set[str]) -> None:
         best = self._best_key
-        if best is not None and is_ours(each.prefix, best) and best not in keys:
+        if best is None or not any(
+            is_ours(prefix, best) for prefix in (*self._watches, f"eval_{self._settings.prefix}")
+        ):
+            return
+        if best not in keys:
             raise SetupError(f"metric_for_best_model={best!r} is none of what is logged: {sorted(keys)}")
+        if self._every_n_steps is not None:
+            raise SetupError(
+                f"metric_for_best_model={best!r} is looked for in evaluations, which measure nothing beside"
+                " every_n_steps=...; leave that out"
+            )
 
     def _check_first_rows(self, each: Watch) -> None:
         """Whether the first rows of the evaluation set have labels that are classes, or targets."""
         with own_pass(self._trainer.model):
-            rows = self._trainer.first_rows()
+            rows = self._trainer.first_rows(each.prefix.removesuffix(f"_{self._settings.prefix}"))
         if rows is None:
             return
         where = self._settings.labels
@@ -344,8 +369,14 @@ class NTPSTrainerCallback(TrainerCallback):
                 " model does not take (remove_unused_columns=False keeps them, if the collator does); or give watch()"
                 " a labelled side set (data=...)"
             )
-        labels = read_item(rows, where, "labels")
-        each.new_monitor(self._trainer.model).batch(labels, input_ids=rows.get("input_ids", ()))
+        try:
+            labels = read_item(rows, where, "labels")
+            each.new_monitor(self._trainer.model).batch(labels, input_ids=input_ids(rows))
+        except SetupError as error:
+            raise SetupError(
+                f"the evaluation set cannot be listened to: {error}. Name its labels (labels=...), or give watch() a"
+                " labelled side set (data=...)"
+            ) from error
 
     def _refuse_two(self) -> None:
         others = [each for each in self._trainer.callbacks if isinstance(each, NTPSTrainerCallback)]

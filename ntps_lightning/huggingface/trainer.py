@@ -15,6 +15,8 @@ from transformers.trainer_utils import has_length
 from ntps_lightning.errors import SetupError
 from ntps_lightning.monitor.shards import why_not_exchanged
 
+_WORST = 1e9
+
 
 class WatchedTrainer:
     """A Trainer, or one of its subclasses, without the names that versions have changed.
@@ -78,6 +80,17 @@ class WatchedTrainer:
         found: list[Any] = self._trainer.callback_handler.callbacks
         return found
 
+    @property
+    def worst(self) -> float:
+        """Of what the best model is told by, but finite, so that whatever is measured later is better."""
+        return -_WORST if self.args.greater_is_better else _WORST
+
+    @property
+    def evaluations(self) -> list[str]:
+        """What Trainer calls the metrics of each evaluation set."""
+        dataset = self._trainer.eval_dataset
+        return [f"eval_{name}" for name in dataset] if isinstance(dataset, dict) else ["eval"]
+
     def within(self) -> AbstractContextManager[Any]:
         """The precision that the model is called in."""
         context: AbstractContextManager[Any] = self._trainer.accelerator.autocast()
@@ -89,13 +102,21 @@ class WatchedTrainer:
             return "DeepSpeed does not let weights be exchanged"
         return why_not_exchanged(self.caller)
 
-    def first_rows(self) -> Any:
-        """A batch of the first rows of the evaluation set; ``None`` where it has no rows to be had."""
+    def first_rows(self, kind: str) -> Any:
+        """A batch of the first rows of an evaluation set; ``None`` where it has no rows to be had.
+
+        Raises:
+            SetupError: If it is empty.
+
+        """
         dataset = self._trainer.eval_dataset
-        if dataset is None or isinstance(dataset, dict) or not has_length(dataset):
+        name = kind.removeprefix("eval_") if isinstance(dataset, dict) else None
+        if dataset is None or not has_length(dataset if name is None else dataset[name]):
             return None
-        loader = self._trainer.get_eval_dataloader()
+        loader = self._trainer.get_eval_dataloader(name)
         rows: Any = loader.dataset  # without the columns that Trainer drops
+        if not len(rows):
+            raise SetupError(f"the evaluation set of `{kind}` is empty")
         return loader.collate_fn([rows[i] for i in range(min(2, len(rows)))])
 
     def own_samples(self, first: int, count: int) -> Tensor | None:
@@ -116,10 +137,12 @@ class WatchedTrainer:
 
     def log(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Into ``log_history`` and to all that report: as Trainer itself does it, since what subclasses have gathered
-        for their own next row is theirs to log. A ``step`` that is over is that of the row.
+        for their own next row is theirs to log, when it is due. A ``step`` that is over is that of the row.
         """
+        due = self._trainer.control.should_log
         with self._as_of(step):
             Trainer.log(self._trainer, dict(values))
+        self._trainer.control.should_log = due
 
     @contextmanager
     def _as_of(self, step: int | None) -> Iterator[None]:

@@ -90,14 +90,14 @@ def records_of_wandb(path: Path) -> Iterator[bytes]:
             record = b""
 
 
-def of_wandb(folder: Path) -> tuple[Points, list[int]]:
+def of_wandb(folder: Path, step_key: str = "trainer/global_step") -> tuple[Points, list[int]]:
     points: Points = {}
     pictures = []
     for data in records_of_wandb(next(folder.glob("*.wandb"))):
         record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
         record.ParseFromString(data)
         values = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
-        step = values.pop("trainer/global_step", 0)
+        step = values.pop(step_key, 0)
         if "ntps/curves/count" in values:
             pictures.append(step)
         for key, value in values.items():
