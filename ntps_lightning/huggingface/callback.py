@@ -326,6 +326,9 @@ class NTPSTrainerCallback(TrainerCallback):
         trainer = self._trainer
         monitor = each.tried_monitor(trainer.model, trainer.caller, trainer.within)
         with together():
+            each.check_memory(monitor, trainer.args.device, None)
+            if self._replays(each):
+                each.check_replay_memory(trainer.model, trainer.args.device, None)
             side = self._sides.get(each.prefix)
             if side is not None:
                 side.prepare(each, trainer.model)
@@ -337,9 +340,6 @@ class NTPSTrainerCallback(TrainerCallback):
                     f"`{each.prefix}` is measured on evaluations, and this run makes none (eval_strategy): give the"
                     " TrainingArguments one, or watch() a labelled side set (data=...)"
                 )
-            each.check_memory(monitor, trainer.args.device, None)
-            if self._replays(each):
-                each.check_replay_memory(trainer.model, trainer.args.device, None)
         return each.keys(monitor.layers)
 
     def _check_best_key(self, keys: set[str]) -> None:
