@@ -30,7 +30,7 @@ def main(model, train, validation, epochs=3):
                 model(**batch)
         (details,) = monitor.compute().values()
         if rank == 0:
-            print(line(epoch, details))
+            print(line(epoch, details), flush=True)
     return details
 
 

@@ -120,8 +120,8 @@ def out(tmp_path_factory):
 
 
 def line_of(epoch, found):
-    accuracy, captured = ("{%s:.3f} ± {%s_se:.3f}" % (name, name) for name in ("accuracy", "captured"))
-    return f"epoch {epoch}: probe accuracy {accuracy}, captured R² {captured}\n".format(**found)
+    accuracy, captured = (f"{found[name]:.3f} ± {found[f'{name}_se']:.3f}" for name in ("accuracy", "captured"))
+    return f"epoch {epoch}: probe accuracy {accuracy}, captured R² {captured}\n"
 
 
 @pytest.mark.parametrize("name", LOOPS)
