@@ -31,7 +31,7 @@ def main(model, train, validation, epochs=3):
             with torch.no_grad(), monitor.batch(batch["labels"], input_ids=batch["input_ids"], sample_mask=own):
                 model(**batch)
         (details,) = monitor.compute().values()
-        accelerator.print(line(epoch, details))
+        accelerator.print(line(epoch, details), flush=True)
     return details
 
 
