@@ -53,7 +53,7 @@ def main():
         SFTConfig(
             options.logs,
             num_train_epochs=options.epochs,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             per_device_train_batch_size=16,
             bf16=False,
             save_strategy="no",
@@ -63,7 +63,9 @@ def main():
         ),
         train_dataset=Dataset.from_list(instructions),
         processing_class=tokenizer,
-        peft_config=LoraConfig(r=8, task_type="CAUSAL_LM", layers_to_transform=top),
+        peft_config=LoraConfig(
+            r=8, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM", layers_to_transform=top
+        ),
     )
     ntps = watch(trainer, data=side_set)
     trainer.train()
