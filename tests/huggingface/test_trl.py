@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -42,8 +43,7 @@ def preferences() -> Dataset:
     return Dataset.from_list(rows * 24 + rows * 8)
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
+def word_level_tokenizer() -> PreTrainedTokenizerFast:
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     special = trainers.WordLevelTrainer(special_tokens=["<unk>", "<pad>", "<eos>"], show_progress=False)
@@ -51,6 +51,11 @@ def tokenizer():
     found = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>")
     found.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
     return found
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return word_level_tokenizer()
 
 
 def model(kind: Any = LlamaForCausalLM) -> Any:
@@ -82,12 +87,12 @@ def reward(tokenizer: Any, base: dict[str, Any], **options: Any) -> Any:
 
 
 CASES = {
-    "SFTTrainer": lambda *each: sft(*each, eval_strategy="epoch"),
-    "SFTTrainer, packed": lambda *each: sft(*each, packing=True),
-    "SFTTrainer, LoRA": lambda *each: sft(*each, lora()),
-    "DPOTrainer": lambda *each: dpo(*each, eval_strategy="epoch"),
-    "DPOTrainer, LoRA with adapters off for reference": lambda *each: dpo(*each, lora(), eval_strategy="epoch"),
-    "RewardTrainer": lambda *each: reward(*each, eval_strategy="epoch"),
+    "SFTTrainer": partial(sft, eval_strategy="epoch"),
+    "SFTTrainer, packed": partial(sft, packing=True),
+    "SFTTrainer, LoRA": partial(sft, peft=lora()),
+    "DPOTrainer": partial(dpo, eval_strategy="epoch"),
+    "DPOTrainer, LoRA with adapters off for reference": partial(dpo, peft=lora(), eval_strategy="epoch"),
+    "RewardTrainer": partial(reward, eval_strategy="epoch"),
 }
 
 

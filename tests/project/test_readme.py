@@ -6,12 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 from lightning.pytorch import LightningDataModule
+from transformers import LlamaForCausalLM
+from trl import SFTConfig
 
 from ntps_lightning.watch.names import logged_keys
+from tests.huggingface.test_trl import instructions, side_set, word_level_tokenizer
 from tests.support import ROOT
-from tests.support.models import LoraModule, loader
+from tests.support.models import LoraModule, Padding, loader, samples, tiny_config
 
 README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -29,20 +33,32 @@ def test_there_are_snippets():
     assert len(SNIPPETS) == 7
 
 
+def names_for(snippet: str) -> dict[str, Any]:
+    """What a snippet takes for granted."""
+    if "SFTTrainer" in snippet:
+        words = word_level_tokenizer()
+        rows = side_set()
+        model = LlamaForCausalLM(tiny_config(pad_token_id=1, eos_token_id=2))
+        columns = {"reviews": [row["text"] for row in rows], "stars": [row["label"] for row in rows]}
+        config = SFTConfig("out", bf16=False, use_cpu=True, report_to=[])
+        return {"model": model, "config": config, "tokenizer": words, "instructions": instructions(), **columns}
+    module = LoraModule()
+    names = {"my_existing_module": module, "datamodule": Data(), "model": module.model, "batches": list(loader())}
+    return names | {"train": samples(90), "evaluation": samples(60, seed=1), "collator": Padding()}
+
+
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.strip().splitlines()[-1][:40])
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument", "ignore:`gradient_checkpointing` is deprecated")
 def test_snippet_runs(snippet, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    module = LoraModule()
-    names: dict[str, Any] = {
-        "my_existing_module": module,
-        "datamodule": Data(),
-        "model": module.model,
-        "batches": list(loader()),
-    }
+    names = names_for(snippet)
     exec(compile(snippet, "README.md", "exec"), names)
-    if "trainer" in names:
-        assert "ntps/score" in names["trainer"].callback_metrics
+    trainer = names.get("trainer")
+    if isinstance(trainer, pl.Trainer):
+        assert "ntps/score" in trainer.callback_metrics
         assert list(Path("logs").rglob("events.out.tfevents.*"))
+    elif trainer is not None:
+        assert any("eval_ntps/score" in row for row in trainer.state.log_history)
 
 
 def test_every_promise_names_a_test_that_is_there():
