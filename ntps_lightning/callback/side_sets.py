@@ -56,7 +56,7 @@ class SideSets(Source):
     def train_start(self, trainer: Any, module: nn.Module) -> None:
         with together():
             for report, _ in self._pairs:
-                report.watch.entry(trainer.strategy.model)
+                report.watch.entry(module, trainer.strategy.model)
 
     @override
     def train_batch_start(self, trainer: Any, module: nn.Module) -> None:

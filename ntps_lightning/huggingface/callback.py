@@ -332,7 +332,7 @@ class NTPSTrainerCallback(TrainerCallback):
             side = self._sides.get(each.prefix)
             if side is not None:
                 side.prepare(each, trainer.model)
-                each.entry(trainer.caller)
+                each.entry(trainer.model, trainer.caller)
             elif self._evaluates:
                 self._check_first_rows(each)
             else:

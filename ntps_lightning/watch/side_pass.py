@@ -110,21 +110,34 @@ def run_side_set(
 
     """
     listening = Listening(watch.guard, lambda: watch.new_monitor(root))
-    entry = watch.entry(caller)
-    device = watch.backbone(root).device_of(0)
-    options = {"use_cache": False} if "use_cache" in signature(entry.forward).parameters else {}
-    state = ModuleState(root)  # of the pass, which buffers that go on changing are left alone by
-    with own_pass(caller, within):
-        state.install()
-        entry.eval()
-        for batch, counts in side.share(place or Place(*rank_and_world_size())):
-            inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
-            listening.show(batch.shown | {"sample_mask": None if counts else _none_of(batch)})
-            with watch.guard.measuring():
-                entry(**inputs, **options)
-            listening.close_batch()
-        reshard(entry)
+    with watch.guard.measuring():
+        shares = side.share(place or Place(*rank_and_world_size()))
+        entry = watch.entry(root, caller)
+        state = ModuleState(root)  # of the pass, which buffers that go on changing are left alone by
+        with own_pass(caller, within):
+            state.install()
+            entry.eval()
+            try:
+                _show(watch, listening, entry, shares, watch.backbone(root).device_of(0))
+            finally:
+                reshard(entry)
     return listening
+
+
+def _show(
+    watch: Watch,
+    listening: Listening,
+    entry: nn.Module,
+    shares: list[tuple[SideBatch, bool]],
+    device: torch.device,
+) -> None:
+    """Ranks that share the model come to every call, whatever went wrong with those before."""
+    options = {"use_cache": False} if "use_cache" in signature(entry.forward).parameters else {}
+    for batch, counts in shares:
+        listening.show(batch.shown | {"sample_mask": None if counts else _none_of(batch)})
+        with watch.guard.measuring():
+            entry(**{name: tensor.to(device) for name, tensor in batch.inputs.items()}, **options)
+        listening.close_batch()
 
 
 def _none_of(batch: SideBatch) -> Tensor:

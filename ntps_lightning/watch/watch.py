@@ -115,14 +115,18 @@ class Watch:
         """The decoder to listen to."""
         return find_backbone(root, self.settings.model)
 
-    def entry(self, caller: nn.Module) -> nn.Module:
+    def entry(self, root: nn.Module, caller: nn.Module) -> nn.Module:
         """The module that a pass of our own calls, of those in what the loop calls.
+
+        Args:
+            root: what holds the model.
+            caller: what is called, where a strategy has wrapped it.
 
         Raises:
             SetupError: If none can be from here.
 
         """
-        decoder = self.backbone(caller).decoder
+        decoder = self.backbone(root).decoder
         try:
             return find_entry(decoder, caller)
         except NotCallableError as error:
