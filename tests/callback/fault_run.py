@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from ntps_lightning import NTPSCallback
+from ntps_lightning.callback import report
 from ntps_lightning.memory import MemoryEstimate
 from ntps_lightning.watch import watch as under_test
 from tests.callback.distributed_run import RANK
@@ -80,7 +81,7 @@ def main() -> None:
     if fault == "memory" and RANK == 1:
         patches.append(mock.patch.object(MemoryEstimate, "check", side_effect=ERROR))
     if fault == "late" and RANK == 0:
-        patches.append(mock.patch.object(under_test, "print_line", side_effect=BrokenPipeError("nobody listens")))
+        patches.append(mock.patch.object(report, "print_line", side_effect=BrokenPipeError("nobody listens")))
     for patch in patches:
         patch.start()
     try:
