@@ -56,7 +56,7 @@ def test_token_labels_of_a_side_set(tmp_path):
     rows = [{"input_ids": row["input_ids"], "label": row["input_ids"]} for row in BESIDE]
     trainer = make_trainer(tmp_path)
     watch(trainer, data=rows)
-    refused(trainer, "token labels, which are next-token targets")
+    refused(trainer, "token labels, it seems, which are next-token targets")
 
 
 def test_a_column_that_trainer_drops(tmp_path):
