@@ -411,7 +411,7 @@ def test_a_changed_definition_starts_a_new_history_and_says_so(tmp_path):
 def test_a_field_that_is_not_known_is_left_out_with_a_warning(finished):
     _, callback, *_ = finished
     state = copy.deepcopy(callback.state_dict())
-    state["baseline"][1]["from_the_future"] = 1.0
+    state["sets"]["ntps"]["baseline"][1]["from_the_future"] = 1.0
     resumed = NTPSCallback(layers="all")
     with pytest.warns(UserWarning, match=r"does not know: \['from_the_future'\]"):
         resumed.load_state_dict(state)

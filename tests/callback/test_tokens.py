@@ -196,7 +196,7 @@ class Answers:
 
 
 def test_a_checkpoint_of_other_tokens_starts_a_new_history(tmp_path):
-    state = NTPSCallback(tokens="prompt").state_dict() | {"history": [{"step": 1}]}
+    state = NTPSCallback(tokens="prompt").state_dict()["sets"]["ntps"] | {"history": [{"step": 1}]}
     again = NTPSCallback(tokens="prompt")
     again.load_state_dict(state)
     assert again.history == [{"step": 1}]
@@ -207,7 +207,7 @@ def test_a_checkpoint_of_other_tokens_starts_a_new_history(tmp_path):
 
 
 def test_a_checkpoint_from_before_there_were_tokens_is_gone_on_with():
-    state = NTPSCallback().state_dict() | {"history": [{"step": 1}]}
+    state = NTPSCallback().state_dict()["sets"]["ntps"] | {"history": [{"step": 1}]}
     del state["definition"]["tokens"]
     callback = NTPSCallback()
     callback.load_state_dict(state)
@@ -229,4 +229,4 @@ def test_a_checkpoint_from_before_there_were_tokens_is_gone_on_with():
     ],
 )
 def test_what_checkpoints_keep_is_the_same_text_in_every_process(tokens, text):
-    assert NTPSCallback(tokens=tokens).state_dict()["definition"]["tokens"] == text
+    assert NTPSCallback(tokens=tokens).state_dict()["sets"]["ntps"]["definition"]["tokens"] == text
