@@ -63,9 +63,7 @@ def main():
         ),
         train_dataset=Dataset.from_list(instructions),
         processing_class=tokenizer,
-        peft_config=LoraConfig(
-            r=8, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM", layers_to_transform=top
-        ),
+        peft_config=LoraConfig(r=8, lora_alpha=32, task_type="CAUSAL_LM", layers_to_transform=top),
     )
     ntps = watch(trainer, data=side_set)
     trainer.train()

@@ -19,19 +19,19 @@ from ntps_lightning.callback.side_sets import SideSets
 from ntps_lightning.callback.source import Source
 from ntps_lightning.callback.validation import Validation
 from ntps_lightning.capture.backbone import Layers
-from ntps_lightning.functional.details import NTPSDetails
-from ntps_lightning.functional.jackknife import Estimate
+from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
 from ntps_lightning.watch.guard import OnError
 from ntps_lightning.watch.records import Records
+from ntps_lightning.watch.results import Results
 from ntps_lightning.watch.settings import Settings
-from ntps_lightning.watch.side_pass import Side, named_sets
+from ntps_lightning.watch.side_pass import OF_A_SIDE_SET, Side, named_sets
 from ntps_lightning.watch.watch import Watch
 
 _WAY_OUT = "`trainer.validate(module)` before `trainer.fit(module)` gives one"
 
 
-class NTPSCallback(Callback):
+class NTPSCallback(Results, Callback):
     """Logs the Next Token Perception Score of each validation epoch, from the module's own forward pass.
 
     Nothing is required of the module: hidden states are taken by hooks from the language model that it calls in
@@ -96,6 +96,10 @@ class NTPSCallback(Callback):
         options: ``k``, ``ridge``, ``center``, ``orthonormal``, ``pooling`` and ``precision``, see
             :class:`~ntps_lightning.ScoreOptions`.
 
+    Attributes:
+        prefix: what the keys start with.
+        settings: the options.
+
     Raises:
         ValueError: At once, if an option is out of range; before the first step, if the model cannot be found or looks
             ahead, a monitor asks for a key that is never logged or the device has no room for the sums; in the sanity
@@ -142,11 +146,13 @@ class NTPSCallback(Callback):
         for name, value in (("every_n_epochs", every_n_epochs), ("every_n_steps", every_n_steps)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if labels is None:
+            labels = "labels" if data is None else "label"
         settings = Settings(
             prefix=prefix,
             num_classes=num_classes,
             layers=layers,
-            labels=labels or ("labels" if data is None else "label"),
+            labels=labels,
             attention_mask=attention_mask,
             tokens=tokens,
             groups=groups,
@@ -160,6 +166,7 @@ class NTPSCallback(Callback):
             score=ScoreOptions(**options),
         )
         self.prefix = prefix
+        self.settings = settings
         self._run: Run | None = None
         self._stage = "fit"
         self._source: Source
@@ -170,7 +177,7 @@ class NTPSCallback(Callback):
             self._source = Validation(Report(watch, figures=figures), every_n_epochs, dataloader_idx)
         else:
             sets = named_sets(data, prefix)
-            watches = [Watch(replace(settings, prefix=each), way_out=_WAY_OUT) for each in sets]
+            watches = [Watch(replace(settings, prefix=each), OF_A_SIDE_SET, _WAY_OUT) for each in sets]
             reports = [Report(watch, figures=figures) for watch in watches]
             sides = [
                 Side(each, text=text, tokenizer=tokenizer, max_tokens=max_tokens, what=f"data of `{name}`")
@@ -179,46 +186,14 @@ class NTPSCallback(Callback):
             self._source = SideSets(reports, sides, every_n_epochs, every_n_steps)
 
     @property
+    @override
     def records(self) -> dict[str, Records]:
         """What was measured, by prefix: several where ``data`` is several sets."""
         return {watch.prefix: watch.records for watch in self._watches}
 
     @property
-    def class_names(self) -> list[str]:
-        """What each class is called, in the order of their indices, where labels are words."""
-        return self._records.class_names
-
-    @property
-    def history(self) -> list[dict[str, float]]:
-        """One dict for each measurement: ``step``, ``epoch`` and the logged values."""
-        return self._records.history
-
-    @property
-    def details(self) -> dict[int, NTPSDetails]:
-        """The latest details of each layer. Curves are whole for the headline where a figure of it is drawn."""
-        return self._records.details
-
-    @property
-    def baseline_details(self) -> dict[int, NTPSDetails]:
-        """The details of each layer from before the first step; empty where none were measured."""
-        return self._records.baseline.details
-
-    @property
-    def changes(self) -> dict[str, dict[str, Estimate]]:
-        """What the latest measurement has changed of the headline's held-out numbers since the ``"baseline"``, the
-        ``"previous"`` measurement and the ``"best"`` one before by ``captured_r2``: each change with its own standard
-        error, which is smaller than that of a difference between other samples. Nothing where other samples were read.
-        """
-        return self._records.changes
-
-    @property
     def _watches(self) -> list[Watch]:
         return [report.watch for report in self._source.reports]
-
-    @property
-    def _records(self) -> Records:
-        """Of the only set, or of the first."""
-        return self._watches[0].records
 
     # When to measure
 
@@ -227,6 +202,7 @@ class NTPSCallback(Callback):
         self._stage = stage
         if stage not in ("fit", "validate"):
             return
+        self._refuse_two(trainer)
         begins = self._begins(trainer, pl_module, stage)
         if begins:
             self._run = Run(trainer)
@@ -317,6 +293,12 @@ class NTPSCallback(Callback):
         if self._run is None:
             return stage == "fit" or not self.history
         return stage == "fit" and not self._run.goes_on(trainer, pl_module)
+
+    def _refuse_two(self, trainer: Trainer) -> None:
+        others = [each for each in trainer.callbacks if isinstance(each, NTPSCallback) and each is not self]  # type: ignore[attr-defined]
+        twice = {prefix for each in others for prefix in each.records} & set(self.records)
+        if twice:
+            raise SetupError(f"two NTPSCallbacks log under {sorted(twice)}: give one of them another prefix=")
 
     # To go on
 

@@ -29,7 +29,7 @@ class Report:
         self._figures = figures
         self._keys: set[str] = set()
         self._undrawn = False
-        self._fresh = False
+        self._new: set[str] = set()
 
     def expect(self, trainer: Any, layers: list[int], *, measured: bool) -> None:
         """Before a run: refuse monitors of keys that are not logged."""
@@ -66,7 +66,7 @@ class Report:
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in values.items()})
         if row.values[valid_key(self.watch.prefix)]:
             self._draw(trainer, loggers_at(trainer))
-        self._fresh = True
+        self._new |= set(row.values)
         self._print(trainer, row)
 
     def skip(self, trainer: Any) -> None:
@@ -74,10 +74,9 @@ class Report:
         self.monitored.hold(trainer, self._keys, self.watch.records.last_known)
 
     def look(self, trainer: Any) -> None:
-        """Monitors are about to look: something may be new since they last did."""
-        if not self._fresh:
-            self.skip(trainer)
-        self._fresh = False
+        """Monitors are about to look: of some keys something is new since they last did."""
+        self.monitored.hold(trainer, self._keys - self._new, self.watch.records.last_known)
+        self._new = set()
 
     def draw(self, trainer: Any) -> None:
         """At a validation's end: where the module logs a `step` of its own, loggers learn of it only then."""

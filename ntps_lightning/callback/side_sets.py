@@ -17,7 +17,7 @@ from ntps_lightning.callback.source import Source
 from ntps_lightning.distributed import together
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.watch.listening import Listening
-from ntps_lightning.watch.side_pass import Side, run_side_set
+from ntps_lightning.watch.side_pass import Side, measure_side_set
 
 
 class SideSets(Source):
@@ -45,9 +45,8 @@ class SideSets(Source):
         self._measured_at = -1
         within = trainer.precision_plugin.val_step_context
         for report, side in self._pairs:
+            side.prepare(report.watch, module)
             monitor = report.watch.tried_monitor(module, trainer.strategy.model, within)
-            with together():
-                side.prepare(report.watch, module)
             report.expect(trainer, monitor.layers, measured=True)
             with together():
                 report.watch.check_memory(monitor, trainer.strategy.root_device, trainer.num_devices)
@@ -106,9 +105,9 @@ class SideSets(Source):
     def _measure_baseline(self, trainer: Any, module: nn.Module, report: Report, side: Side) -> None:
         watch = report.watch
         with _outside_of_clocks(trainer):
-            _, found = self._run(trainer, module, report, side)
+            listening, found = self._run(trainer, module, report, side)
             if found:
-                report.baseline(trainer, watch.take_baseline(found))
+                report.baseline(trainer, watch.take_baseline(found, listening))
             else:
                 watch.give_up_baseline(watch.guard.fault)
 
@@ -117,11 +116,9 @@ class SideSets(Source):
     ) -> tuple[Listening, dict[int, NTPSDetails]]:
         watch = report.watch
         self.begin(trainer, watch)
-        caller, within = trainer.strategy.model, lambda: as_sanity_check(trainer)
-        listening = run_side_set(watch, side, module, caller, within, place_of(trainer))
-        found = listening.finish(whole_curve=report.draws(trainer))
-        listening.stop()
-        return listening, found
+        within = lambda: as_sanity_check(trainer)  # noqa: E731
+        caller, whole_curve = trainer.strategy.model, report.draws(trainer)
+        return measure_side_set(watch, side, module, caller, within, place_of(trainer), whole_curve=whole_curve)
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class Validation(Source):
     @override
     def train_start(self, trainer: Any, module: nn.Module) -> None:
         refuse_empty_loaders(trainer)
-        if self.wants_baseline(trainer, self._watch):
+        if self._replays(trainer):
             reason = why_no_replay(trainer, module)
             if reason:
                 self._watch.give_up_baseline(reason)
@@ -67,8 +67,12 @@ class Validation(Source):
     @override
     def train_batch_start(self, trainer: Any, module: nn.Module) -> None:
         # Not sooner: what starts a run may still change weights.
-        if self._watch.replay is None and self.wants_baseline(trainer, self._watch):
+        if self._watch.replay is None and self._replays(trainer):
             self._watch.replay = Replay(self._watch.backbone(module), module, lambda: as_sanity_check(trainer))
+
+    def _replays(self, trainer: Any) -> bool:
+        """Whether the first validation is also to be made with the weights from before the first step."""
+        return bool(trainer.enable_validation) and self.wants_baseline(trainer, self._watch)
 
     @override
     def validation_epoch_start(self, trainer: Any, module: nn.Module) -> None:

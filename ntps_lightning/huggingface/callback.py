@@ -22,8 +22,9 @@ from ntps_lightning.watch.batch import input_ids
 from ntps_lightning.watch.listening import Listening
 from ntps_lightning.watch.names import is_ours
 from ntps_lightning.watch.records import Records
+from ntps_lightning.watch.results import Results
 from ntps_lightning.watch.settings import Settings, SettingsKeywords
-from ntps_lightning.watch.side_pass import Side, named_sets, run_side_set
+from ntps_lightning.watch.side_pass import OF_A_SIDE_SET, Side, measure_side_set, named_sets
 from ntps_lightning.watch.watch import Row, Watch
 
 _WAY_OUT = "`eval_on_start=True` among the TrainingArguments gives one"
@@ -62,7 +63,7 @@ def watch(
             on.
 
     Returns:
-        What watches: its ``history``, ``details`` and ``changes`` are those of
+        What watches: its ``history``, ``details``, ``changes`` and so on are those of
         :class:`~ntps_lightning.NTPSCallback`.
 
     Raises:
@@ -90,7 +91,7 @@ def watch(
     return callback
 
 
-class NTPSTrainerCallback(TrainerCallback):
+class NTPSTrainerCallback(Results, TrainerCallback):
     """What :func:`watch` adds to a Trainer, for plugins that are handed the Trainer and add the callbacks that they
     return.
 
@@ -121,19 +122,22 @@ class NTPSTrainerCallback(TrainerCallback):
         if every_n_steps is not None and (data is None or every_n_steps < 1):
             raise SetupError(f"every_n_steps must be at least 1, and of a side set (data=...), got {every_n_steps}")
         self._trainer = WatchedTrainer(trainer)
-        self._settings = Settings.of(labels=labels or ("labels" if data is None else "label"), **settings)
+        if labels is None:
+            labels = "labels" if data is None else "label"
+        self._settings = Settings.of(labels=labels, **settings)
         self._every_n_steps = every_n_steps
         self._watches: dict[str, Watch] = {}
         self._sides: dict[str, Side] = {}
         self._listening: Listening | None = None
         self._measured_at = -1
+        self._latest: dict[str, float] = {}
         self._began = False
         for kind in self._trainer.evaluations if data is None else ():
             self._watch(kind)
         for prefix, each in named_sets(data, self._settings.prefix).items() if data is not None else ():
             name = f"eval_{prefix}"
             tokenizer = tokenizer or self._trainer.tokenizer
-            self._watches[name] = self._new_watch(name)
+            self._watches[name] = self._new_watch(name, OF_A_SIDE_SET)
             self._sides[name] = Side(
                 each, text=text, tokenizer=tokenizer, max_tokens=max_tokens, what=f"data of `{name}`"
             )
@@ -143,23 +147,10 @@ class NTPSTrainerCallback(TrainerCallback):
         self._trainer.hear_evaluations(self._evaluation_loop, None if self._sides else self._prediction_step)
 
     @property
+    @override
     def records(self) -> dict[str, Records]:
         """What was measured, by what keys start with: several of several sets."""
         return {name: each.records for name, each in self._watches.items()}
-
-    @property
-    def history(self) -> list[dict[str, float]]:
-        """One dict for each measurement: ``step``, ``epoch`` and the logged values; of the first set."""
-        return self._first.history
-
-    @property
-    def details(self) -> dict[int, NTPSDetails]:
-        """The latest details of each layer; of the first set."""
-        return self._first.details
-
-    @property
-    def _first(self) -> Records:
-        return next(iter(self.records.values()))
 
     # When to measure
 
@@ -229,13 +220,14 @@ class NTPSTrainerCallback(TrainerCallback):
     def _evaluation_loop(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         """Instead of the Trainer's: around its own, what it evaluates, beside its own metrics."""
         kind = kwargs.get("metric_key_prefix", "eval")
-        if kwargs.get("description", "Evaluation") == "Prediction" or not kind.startswith("eval"):
+        ours = any(each is self for each in self._trainer.callbacks)
+        if not ours or kwargs.get("description", "Evaluation") == "Prediction" or not kind.startswith("eval"):
             return original(*args, **kwargs)
         if self._sides:
             output = original(*args, **kwargs)
-            again = self._trainer.trains and self._measured_at == self._trainer.state.global_step
-            if self._every_n_steps is None and not again:  # of several evaluation sets with the first
-                output.metrics.update(self._measure_sides())
+            others = self._trainer.evaluations[1:]  # of several evaluation sets the first has the numbers
+            if self._every_n_steps is None and kind not in others:
+                output.metrics.update(self._sides_now())
             return output
         each = self._watch(kind)
         self._begin(each, early=False)
@@ -266,32 +258,35 @@ class NTPSTrainerCallback(TrainerCallback):
             self._trainer.log(first.values, first.step)
         return self._values(each, self._row(each, listening, found))
 
+    def _sides_now(self) -> dict[str, float]:
+        """What side sets say; within training once a step, however often it is evaluated then."""
+        again = self._trainer.trains and self._measured_at == self._trainer.state.global_step
+        return self._latest if again else self._measure_sides()
+
     def _measure_sides(self) -> dict[str, float]:
-        """On every side set, once."""
+        """On every side set."""
         self._measured_at = self._trainer.state.global_step
         values: dict[str, float] = {}
         for name, side in self._sides.items():
             each = self._watches[name]
             listening, found = self._run(each, side, early=False)
             values |= self._values(each, self._row(each, listening, found))
+        self._latest = values
         return values
 
     def _measure_baseline(self, each: Watch, side: Side) -> None:
-        _, found = self._run(each, side, early=True)
+        listening, found = self._run(each, side, early=True)
         if not found:
             each.give_up_baseline(each.guard.fault)
             return
-        row = each.take_baseline(found)
+        row = each.take_baseline(found, listening)
         self._tell(each, row)
         self._trainer.log(row.values, row.step)
 
     def _run(self, each: Watch, side: Side, *, early: bool) -> tuple[Listening, dict[int, NTPSDetails]]:
         side.prepare(each, self._trainer.model)
         self._begin(each, early=early)
-        listening = run_side_set(each, side, self._trainer.model, self._trainer.caller, self._trainer.within)
-        found = listening.finish(whole_curve=False)
-        listening.stop()
-        return listening, found
+        return measure_side_set(each, side, self._trainer.model, self._trainer.caller, self._trainer.within)
 
     def _row(self, each: Watch, listening: Listening, found: dict[int, NTPSDetails]) -> Row:
         state = self._trainer.state
@@ -324,14 +319,15 @@ class NTPSTrainerCallback(TrainerCallback):
     def _check(self, each: Watch) -> set[str]:
         """Before training: refuse what cannot work. Returns the keys that will be logged."""
         trainer = self._trainer
+        side = self._sides.get(each.prefix)
+        if side is not None:
+            side.prepare(each, trainer.model)
         monitor = each.tried_monitor(trainer.model, trainer.caller, trainer.within)
         with together():
             each.check_memory(monitor, trainer.args.device, None)
             if self._replays(each):
                 each.check_replay_memory(trainer.model, trainer.args.device, None)
-            side = self._sides.get(each.prefix)
             if side is not None:
-                side.prepare(each, trainer.model)
                 each.entry(trainer.model, trainer.caller)
             elif self._evaluates:
                 self._check_first_rows(each)
@@ -358,8 +354,13 @@ class NTPSTrainerCallback(TrainerCallback):
 
     def _check_first_rows(self, each: Watch) -> None:
         """Whether the first rows of the evaluation set have labels that are classes, or targets."""
-        with own_pass(self._trainer.model):
-            rows = self._trainer.first_rows(each.prefix.removesuffix(f"_{self._settings.prefix}"))
+        try:
+            with own_pass(self._trainer.model):
+                rows = self._trainer.first_rows(each.prefix.removesuffix(f"_{self._settings.prefix}"))
+        except SetupError:
+            raise
+        except Exception:  # a collator that wants a whole batch, say: the first evaluation will tell
+            return
         if rows is None:
             return
         where = self._settings.labels
@@ -395,8 +396,8 @@ class NTPSTrainerCallback(TrainerCallback):
             self._watches[name] = self._new_watch(name)
         return self._watches[name]
 
-    def _new_watch(self, name: str) -> Watch:
-        return Watch(replace(self._settings, prefix=name), way_out=_WAY_OUT)
+    def _new_watch(self, name: str, definition: Mapping[str, str] | None = None) -> Watch:
+        return Watch(replace(self._settings, prefix=name), definition, _WAY_OUT)
 
     def _begin(self, each: Watch, *, early: bool) -> None:
         each.guard.begin(self._trainer.state.global_step, early=early)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -14,8 +15,7 @@ from transformers.trainer_utils import has_length
 
 from ntps_lightning.errors import SetupError
 from ntps_lightning.monitor.shards import why_not_exchanged
-
-_WORST = 1e9
+from ntps_lightning.watch.names import WORST
 
 
 class WatchedTrainer:
@@ -40,7 +40,17 @@ class WatchedTrainer:
                 f"Trainer replicates the model over {trainer.args.n_gpu} GPUs in one process (nn.DataParallel), whose"
                 " copies cannot be listened to: launch one process a GPU (torchrun), or show it one GPU"
             )
-        self._trainer: Any = trainer
+        if any((getattr(trainer.model, name, None) or 1) > 1 for name in ("tp_size", "_tp_size")):
+            raise SetupError(
+                "the model is split over a tensor (tp_size), whose ranks see the same samples, which Trainer does not"
+                " tell; Lightning's ModelParallelStrategy does, with NTPSCallback"
+            )
+        self._reference = weakref.ref(trainer)
+
+    @property
+    def _trainer(self) -> Any:
+        """Not kept alive by what it holds itself."""
+        return self._reference()
 
     @property
     def args(self) -> Any:
@@ -83,7 +93,7 @@ class WatchedTrainer:
     @property
     def worst(self) -> float:
         """Of what the best model is told by, but finite, so that whatever is measured later is better."""
-        return -_WORST if self.args.greater_is_better else _WORST
+        return -WORST if self.args.greater_is_better else WORST
 
     @property
     def evaluations(self) -> list[str]:
@@ -131,9 +141,17 @@ class WatchedTrainer:
         """Have ``loop(evaluation_loop, *args, **kwargs)`` called instead of the evaluation loop, and ``step`` likewise
         instead of ``prediction_step``: methods that subclasses override, so that any of these goes on underneath.
         """
-        self._trainer.evaluation_loop = partial(loop, self._trainer.evaluation_loop)
+        trainer = self._trainer
+        trainer.evaluation_loop = partial(loop, self._weakly(trainer.evaluation_loop))
         if step is not None:
-            self._trainer.prediction_step = partial(step, self._trainer.prediction_step)
+            trainer.prediction_step = partial(step, self._weakly(trainer.prediction_step))
+
+    def _weakly(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """The same method, without a hold on the Trainer; what somebody else has put there stays as it is."""
+        if getattr(method, "__self__", None) is not self._trainer:
+            return method
+        function, reference = method.__func__, self._reference  # type: ignore[attr-defined]
+        return lambda *args, **kwargs: function(reference(), *args, **kwargs)
 
     def log(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Into ``log_history`` and to all that report: as Trainer itself does it, since what subclasses have gathered

@@ -108,7 +108,8 @@ class Listening:
             with self._guard.measuring():
                 found = self._monitor.compute(whole_curve=whole_curve)
             self.classes = (self._monitor.num_classes, self._monitor.class_names)
-            self._guard.agree()
+            if not self._guard.agree():
+                found = {}
         return found
 
     def stop(self) -> None:

@@ -22,7 +22,8 @@ _INFO = {
 }
 
 _LOWER_IS_BETTER = ("/null", "/chance")
-_WORST = 1e9
+# Worse than any value, but finite.
+WORST = 1e9
 # Names before 0.1, under the prefix; they had one folder.
 _RENAMED = {
     "": "/score",
@@ -142,4 +143,4 @@ def higher_is_better(key: str) -> bool:
 
 def worst(key: str) -> float:
     """Worse than any value of a key, but finite: what stops a run on what is not finite does not stop on this."""
-    return -_WORST if higher_is_better(key) else _WORST
+    return -WORST if higher_is_better(key) else WORST

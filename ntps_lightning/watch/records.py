@@ -51,9 +51,9 @@ class Records:
 
     def differs_in(self, name: str, value: str) -> bool:
         """Whether what was gone on with was measured with another ``value``; it is said."""
-        differs = self._loaded.get(name, value) != value
+        differs = bool(self._loaded) and self._loaded.get(name) != value
         if differs:
-            rank_zero_warn(f"the checkpoint's `{self._prefix}` history was measured on other {name}: it starts anew")
+            rank_zero_warn(f"the checkpoint's `{self._prefix}` history was measured on other data: it starts anew")
         return differs
 
     @property
@@ -137,6 +137,8 @@ class Records:
         before = state["definition"]
         # An option that was not there yet was not used.
         changed = [name for name in self.definition if str(before.get(name)) != self.definition[name]]
+        if "digest" in changed:
+            return "was measured on other data"
         was = ", ".join(f"{name}={before.get(name)} (now {self.definition[name]})" for name in changed)
         return f"was measured with {was}" if changed else ""
 

@@ -83,7 +83,7 @@ class Settings:
     def definition(self) -> dict[str, str]:
         """What the numbers depend on, by name, the same from process to process."""
         layers = self.layers if isinstance(self.layers, (int, str)) else list(self.layers)
-        found = {**asdict(self.score), "layers": layers, "tokens": describe(self.tokens)}
+        found = {**asdict(self.score), "layers": layers, "tokens": describe(self.tokens), "data": None}
         return {name: str(value) for name, value in found.items()}
 
     def new_monitor(self, backbone: Backbone) -> NTPSMonitor:

@@ -15,10 +15,19 @@ from ntps_lightning.batch_items import BatchItem
 from ntps_lightning.capture.entry import reshard
 from ntps_lightning.capture.module_state import ModuleState
 from ntps_lightning.capture.own_pass import Within, own_pass
-from ntps_lightning.distributed import rank_and_world_size
+from ntps_lightning.distributed import rank_and_world_size, together
+from ntps_lightning.errors import SetupError
+from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.side_set import SideBatch, SideSet, make_side_set
 from ntps_lightning.watch.listening import Listening
+from ntps_lightning.watch.settings import Settings
 from ntps_lightning.watch.watch import Watch
+
+# What the numbers depend on, of those that are measured on one.
+OF_A_SIDE_SET = {"data": "side set"}
+# Arguments of models that spare what nobody reads.
+_SPARING = {"use_cache": False, "logits_to_keep": 1}
+_COLUMNS = {"text", "label", "labels", "messages", "input_ids"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Side:
         self._set: SideSet | None = None
 
     def prepare(self, watch: Watch, root: nn.Module) -> None:
-        """Make the batches, where there are none yet.
+        """Make the batches, where there are none yet; every rank comes here.
 
         Raises:
             SetupError: If there is nothing to measure on.
@@ -63,14 +72,23 @@ class Side:
         """
         if self._set is not None:
             return
-        items: dict[str, Any] = {
-            name: where for name, where in watch.settings.items.items() if name != "attention_mask"
-        }
-        context = watch.backbone(root).context
-        self._set = make_side_set(self._data, max_length=context, **items, **self._options)
-        watch.depends_on("data", self._set.digest)
-        for remark in self._set.remarks:
+        with together():
+            made = self._made(watch.settings, watch.backbone(root).context)
+        self._set = made
+        self._data, self._options = None, {}  # they are let go
+        watch.depends_on("digest", made.digest)
+        for remark in made.remarks:
             rank_zero_info(f"NTPS: {remark}.")
+
+    def _made(self, settings: Settings, context: int | None) -> SideSet:
+        if settings.attention_mask is not None:
+            raise SetupError(
+                "attention_mask= says where a batch that is listened to holds its mask; the batches of a side set"
+                " (data=...) hold theirs under 'attention_mask'"
+            )
+        items: dict[str, Any] = settings.items
+        del items["attention_mask"]
+        return make_side_set(self._data, max_length=context, **items, **self._options)
 
     def share(self, place: Place) -> list[tuple[SideBatch, bool]]:
         """A rank's batches, as many as any other's, and whether each counts."""
@@ -78,21 +96,29 @@ class Side:
             raise RuntimeError("prepare() comes first")
         return [(batch, each and place.counts) for batch, each in self._set.shard(place.rank, place.world_size)]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles carry neither data nor tokenizer, but the batches."""
-        return self.__dict__ | {"_data": None, "_options": {}}
-
 
 def named_sets(data: Any, prefix: str) -> dict[str, Any]:
     """Side sets by the prefix of their keys: one, or the several that a dictionary names."""
-    if isinstance(data, Mapping):
-        return {f"{prefix}_{name}": each for name, each in data.items()}
-    return {prefix: data}
+    if not isinstance(data, Mapping):
+        return {prefix: data}
+    if not data or data.keys() & _COLUMNS:
+        raise SetupError(
+            f"data={{...}} names several sets, each with its rows; got the names {sorted(map(str, data))}, which are"
+            " none, or columns: give rows, such as [{'text': ..., 'label': ...}, ...]"
+        )
+    return {f"{prefix}_{name}": each for name, each in data.items()}
 
 
-def run_side_set(
-    watch: Watch, side: Side, root: nn.Module, caller: nn.Module, within: Within, place: Place | None = None
-) -> Listening:
+def measure_side_set(
+    watch: Watch,
+    side: Side,
+    root: nn.Module,
+    caller: nn.Module,
+    within: Within,
+    place: Place | None = None,
+    *,
+    whole_curve: bool = False,
+) -> tuple[Listening, dict[int, NTPSDetails]]:
     """Run the model over this rank's share of a side set, in evaluation mode, and leave no trace.
 
     Every rank comes here. :meth:`Guard.begin` comes first.
@@ -104,16 +130,18 @@ def run_side_set(
         caller: what the loop calls, where a strategy has wrapped it.
         within: makes the context that the loop runs its model in.
         place: of this rank, where ranks split a model over a tensor; by default every rank has a share of its own.
+        whole_curve: see :meth:`NTPSMonitor.compute`.
 
     Returns:
-        What has listened, to be finished.
+        What has listened, and the details of every layer; nothing where any rank has failed.
 
     """
-    listening = Listening(watch.guard, lambda: watch.new_monitor(root))
+    listening = Listening(watch.guard, lambda: watch.tried_monitor(root, caller, within))
     with watch.guard.measuring():
-        shares = side.share(place or Place(*rank_and_world_size()))
-        entry = watch.entry(root, caller)
-        state = ModuleState(root)  # of the pass, which buffers that go on changing are left alone by
+        with together():
+            shares = side.share(place or Place(*rank_and_world_size()))
+            entry = watch.entry(root, caller)
+            state = ModuleState(root)  # of the pass, which buffers that go on changing are left alone by
         with own_pass(caller, within):
             state.install()
             entry.eval()
@@ -121,7 +149,9 @@ def run_side_set(
                 _show(watch, listening, entry, shares, watch.backbone(root).device_of(0))
             finally:
                 reshard(entry)
-    return listening
+    found = listening.finish(whole_curve=whole_curve)
+    listening.stop()
+    return listening, found
 
 
 def _show(
@@ -132,7 +162,8 @@ def _show(
     device: torch.device,
 ) -> None:
     """Ranks that share the model come to every call, whatever went wrong with those before."""
-    options = {"use_cache": False} if "use_cache" in signature(entry.forward).parameters else {}
+    known = signature(entry.forward).parameters
+    options = {name: value for name, value in _SPARING.items() if name in known}
     for batch, counts in shares:
         listening.show(batch.shown | {"sample_mask": None if counts else _none_of(batch)})
         with watch.guard.measuring():

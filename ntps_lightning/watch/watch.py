@@ -47,7 +47,7 @@ class Watch:
     """Monitors of the model that is trained, what they have found, and what went wrong.
 
     A loop says when to measure, and where numbers go: it asks for :meth:`listen`, or runs the model itself
-    (:func:`~ntps_lightning.watch.side_pass.run_side_set`), and hands what was found to :meth:`take`.
+    (:func:`~ntps_lightning.watch.side_pass.measure_side_set`), and hands what was found to :meth:`take`.
 
     Args:
         settings: what is measured.
@@ -90,6 +90,7 @@ class Watch:
     def depends_on(self, name: str, value: str) -> None:
         """The numbers also depend on this."""
         self._definition[name] = value
+        self._monitor = None  # of another set's classes, perhaps
         if self.records.differs_in(name, value):
             before, self.records = self.records.baseline, self._new_records()
             self.records.baseline.begin(before.step, before.logged_at)
@@ -206,11 +207,13 @@ class Watch:
             return None
         self.replay = None
         found = listening.replayed.finish(whole_curve=whole_curve)
-        return self.take_baseline(found) if found else None
+        return self.take_baseline(found, listening) if found else None
 
-    def take_baseline(self, found: dict[int, NTPSDetails]) -> Row:
+    def take_baseline(self, found: dict[int, NTPSDetails], listening: Listening) -> Row:
         """The point from before the first step."""
         self.records.take(found, self.records.baseline.step, baseline=True, untrained=True)
+        if listening.classes[0]:
+            self.records.num_classes, self.records.class_names = listening.classes
         return self._row(found, self.records.baseline.step, 0)
 
     def take(

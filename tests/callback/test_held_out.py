@@ -103,7 +103,7 @@ def test_changes_are_those_of_the_same_rows(tmp_path):
         assert changes["previous"]["probe_r2"].se < held_out.probe_r2.se
     resumed = NTPSCallback()
     resumed.load_state_dict(copy.deepcopy(callback.state_dict()))
-    resumed._records.take(callback.details, 30, baseline=True, untrained=False)
+    resumed._first.take(callback.details, 30, baseline=True, untrained=False)
     assert resumed.changes["previous"]["probe_r2"].value == 0
     assert resumed.changes["baseline"]["probe_r2"].value == seen[-1][1]["baseline"]["probe_r2"].value
 

@@ -63,3 +63,24 @@ def test_example_on_a_local_model_and_a_csv_file(files):
         if not key.endswith("/captured"):  # of so few samples there may be no ratio
             assert len(events.Scalars(key)) == 3, key
     assert "ntps/curves" in events.Tags()["images"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("example", "size", "steps"), [("huggingface_trainer", "--eval-samples", 4), ("sft_side_set", "--side-samples", 4)]
+)
+def test_example_of_hugging_face(files, example, size, steps):
+    """BBC news on the tiny model; the event file holds our keys beside Trainer's."""
+    arguments = ["--model", str(files / "model"), "--logs", str(files / "logs"), "--train-samples", "32", size, "60"]
+    command = [sys.executable, "-m", f"examples.{example}", *arguments]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(files / "cache")}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    table = run.stdout.splitlines()
+    (head,) = (i for i, line in enumerate(table) if line.split()[:1] == ["step"])
+    assert [line.split()[0] for line in table[head + 1 : head + 4]] == ["0", str(steps // 2), str(steps)]
+    (event_file,) = (files / "logs").rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(event_file))
+    events.Reload()
+    assert [event.step for event in events.Scalars("eval/ntps/captured_r2")] == [0, steps // 2, steps]
+    assert "train/train_loss" in events.Tags()["scalars"] or "train/loss" in events.Tags()["scalars"]
