@@ -9,8 +9,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: .venv/demo
 	$(BIN)/python -m examples.finetune_lora
 
+# Two workers, a file at a time, a thread each.
 test: .venv/dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: .venv/dev
 	$(BIN)/python -m pytest
