@@ -25,6 +25,8 @@ TRAINED = samples(64)
 # Neither two ranks nor their batches share these out evenly.
 VALIDATED = samples(61, seed=1)
 
+pytestmark = pytest.mark.slow
+
 
 def make_model():
     """In float64, where the order of sums on two ranks costs nothing."""
