@@ -25,9 +25,10 @@ def files(tmp_path):
     texts = [(f"{text} {i % 7} {text}", label) for i in range(40) for label, text in SUBJECTS.items()]
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=["<unk>", "<pad>"])
+    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=["<unk>", "<pad>", "<eos>"])
     bpe.train_from_iterator((text for text, _ in texts), trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", unk_token="<unk>")
+    special = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "<eos>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **special)
     tokenizer.save_pretrained(tmp_path / "model")
     LlamaModel(tiny_config(vocab_size=100, pad_token_id=1)).save_pretrained(tmp_path / "model")
     with (tmp_path / "texts.csv").open("w", newline="") as file:
