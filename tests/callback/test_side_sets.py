@@ -19,7 +19,7 @@ from ntps_lightning.errors import SetupError
 from tests.callback.kinds import KINDS
 from tests.callback.side_set_run import ROWS
 from tests.callback.test_strategies import start
-from tests.support.models import LoraModule, Padding, Seen, loader, make_trainer, samples
+from tests.support.models import EncoderModule, LoraModule, Padding, Seen, loader, make_trainer, samples
 
 NAMES = ("score", "null", "probe_accuracy", "probe_r2", "captured_r2", "principal_r2")
 
@@ -239,3 +239,30 @@ def test_copies_go_on_without_the_data():
     callback = NTPSCallback(data=ROWS)
     for other in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
         assert other.history == []
+
+
+def test_an_index_of_zero_is_a_place(tmp_path):
+    rows = [("abc".index(row["label"]), row["input_ids"]) for row in ROWS]
+    callback = NTPSCallback(data=rows, labels=0, text=1)
+    make_trainer(tmp_path, callbacks=[callback], max_epochs=1).fit(LoraModule(), loader())
+    assert callback.history[0]["ntps_info/k"] == 3
+    assert shown(callback.history[0]) == pytest.approx(measured(LoraModule()), abs=1e-5)
+
+
+def test_a_model_that_looks_ahead_is_refused_in_validate_too(tmp_path):
+    with pytest.raises(SetupError, match=r"later tokens|looks ahead|bidirectional"):
+        make_trainer(tmp_path, callbacks=[NTPSCallback(data=ROWS)]).validate(EncoderModule(), loader(60), verbose=False)
+
+
+def test_a_monitor_between_two_steps_outlives_failed_measurements(tmp_path):
+    class Broken(LoraModule):
+        def on_train_start(self):
+            self.model.get_input_embeddings().register_forward_hook(
+                lambda module, args, output: output if module.training else output * float("nan")
+            )
+
+    callback = NTPSCallback(data=ROWS, every_n_steps=4, baseline=False)
+    stopping = EarlyStopping("ntps/captured_r2", mode="max", patience=1)
+    with pytest.warns(UserWarning, match="NTPS, step 4"):
+        make_trainer(tmp_path, callbacks=[callback, stopping]).fit(Broken(), loader())
+    assert [row["ntps_info/valid"] for row in callback.history] == [0, 0, 0, 0]
