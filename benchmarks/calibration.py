@@ -170,7 +170,9 @@ def main():
     ]
     draws = f"{args.draws} redrawn data sets a cell, {args.draws // 2} where one takes long"
     table(f"95% intervals over {draws}", columns, rows)
+    own = [number["fit's own"] for cell in found.values() for number in cell.values()]
     print(f"{sum(row[-1] == 'met' for row in rows)} of {len(rows)} within the goal")
+    print(f"{sum(LOW <= value <= HIGH for value in own)} of {len(own)} by what the very fit reads")
 
 
 if __name__ == "__main__":

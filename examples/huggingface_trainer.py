@@ -79,6 +79,7 @@ def main():
     ntps = watch(trainer)
     trainer.train()
 
+    print("What a probe reads of texts that it was not fitted on, with standard errors, and the score:")
     print(f"{'step':>6}  {'probe_accuracy':>14}  {'captured_r2':>14}  {'score':>8}")
     for row in ntps.history:
         held_out = (f"{row[f'eval_ntps/{name}']:.3f} ± {row[f'eval_ntps_se/{name}']:.3f}" for name in NAMES)

@@ -68,6 +68,7 @@ def main():
     ntps = watch(trainer, data=side_set)
     trainer.train()
 
+    print("What a probe reads of texts that it was not fitted on, with standard errors, and the score:")
     print(f"{'step':>6}  {'probe_accuracy':>14}  {'captured_r2':>14}  {'score':>8}")
     for row in ntps.history:
         held_out = (

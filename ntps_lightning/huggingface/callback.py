@@ -30,17 +30,18 @@ from ntps_lightning.watch.watch import Row, Watch
 _WAY_OUT = "`eval_on_start=True` among the TrainingArguments gives one"
 
 
-def watch(
-    trainer: Any,
-    *,
-    labels: BatchItem | None = None,
-    data: Any = None,
-    text: BatchItem = "text",
-    tokenizer: Any = None,
-    max_tokens: int = 8192,
-    every_n_steps: int | None = None,
-    **settings: Unpack[SettingsKeywords],
-) -> NTPSTrainerCallback:
+class WatchKeywords(SettingsKeywords, total=False):
+    """What :func:`watch` takes beside the Trainer."""
+
+    labels: BatchItem | None
+    data: Any
+    text: BatchItem
+    tokenizer: Any
+    max_tokens: int
+    every_n_steps: int | None
+
+
+def watch(trainer: Any, **options: Unpack[WatchKeywords]) -> NTPSTrainerCallback:
     """Watch a run of Hugging Face's Trainer, or of what is built on it: one line after the Trainer is made.
 
     The numbers, as :class:`~ntps_lightning.NTPSCallback` logs them, are called ``eval_ntps/captured_r2`` and so on.
@@ -59,8 +60,8 @@ def watch(
         tokenizer: of ``data`` that is text, by default the Trainer's ``processing_class``.
         max_tokens: of a batch of ``data`` that is text, padding included.
         every_n_steps: measure on ``data`` after every n-th step instead.
-        settings: as :class:`~ntps_lightning.NTPSCallback` takes them: ``layers``, ``num_classes``, ``prefix`` and so
-            on.
+        options: the others are those of :class:`~ntps_lightning.NTPSCallback`: ``layers``, ``num_classes``,
+            ``prefix`` and so on.
 
     Returns:
         What watches: its ``history``, ``details``, ``changes`` and so on are those of
@@ -77,16 +78,7 @@ def watch(
         trainer.train()
 
     """
-    callback = NTPSTrainerCallback(
-        trainer,
-        labels=labels,
-        data=data,
-        text=text,
-        tokenizer=tokenizer,
-        max_tokens=max_tokens,
-        every_n_steps=every_n_steps,
-        **settings,
-    )
+    callback = NTPSTrainerCallback(trainer, **options)
     trainer.add_callback(callback)
     return callback
 
