@@ -1,4 +1,4 @@
-"""Does the score mean what it says? Everything that STUDY.md reports, from packages alone.
+"""Does the score mean what it says? Everything that docs/FIRST_STUDY.md reports, from packages alone.
 
 python -m benchmarks.study            # resumes where it stopped; a run whose row is in results/rows.jsonl is done
 python -m benchmarks.study --smoke    # two small runs, in minutes, reported in build/study/smoke
@@ -83,7 +83,7 @@ def main():
     if args.smoke:
         write(runs.read(file), cache, cache)
     else:
-        write(runs.read(file), file.parent, ROOT / "docs" / "study", ROOT / "STUDY.md")
+        write(runs.read(file), file.parent, ROOT / "docs" / "study", ROOT / "docs" / "FIRST_STUDY.md")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The tables and figures of STUDY.md."""
+"""The tables and figures of docs/FIRST_STUDY.md."""

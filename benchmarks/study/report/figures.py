@@ -1,4 +1,4 @@
-"""The figures of STUDY.md."""
+"""The figures of docs/FIRST_STUDY.md."""
 
 from collections import defaultdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The tables of STUDY.md and of results/tables.md, in Markdown."""
+"""The tables of docs/FIRST_STUDY.md and of results/tables.md, in Markdown."""
 
 
 def table(header: list[str], rows: list[list]) -> str:

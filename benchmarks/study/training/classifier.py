@@ -37,7 +37,10 @@ class Classifier(nn.Module):
         first = self.depth - len(self.blocks.layers)
         return {first + layer if isinstance(layer, int) and layer >= 0 else layer: s for layer, s in states.items()}
 
-    def forward(self, trunk, mask):
+    def last(self, trunk, mask):
+        """States after the final norm."""
         self.before_norm.clear()
-        hidden = self.blocks(inputs_embeds=trunk, attention_mask=mask, use_cache=False).last_hidden_state
-        return self.head(masked_mean(hidden, mask))
+        return self.blocks(inputs_embeds=trunk, attention_mask=mask, use_cache=False).last_hidden_state
+
+    def forward(self, trunk, mask):
+        return self.head(masked_mean(self.last(trunk, mask), mask))
