@@ -28,6 +28,8 @@ _MOST_FITS = 10
 # A prediction is a fit to so many sizes, and reaches so many times the largest.
 _FEWEST_SIZES = 3
 _REACH = 4
+# Added to variances of the curve: none is zero then, as that of an accuracy of 1 would be.
+_LEAST_VARIANCE = 1e-12
 # Exponents of the power law, all as likely before the curve is seen.
 _EXPONENTS = [0.05 * step for step in range(5, 31)]
 
@@ -43,6 +45,7 @@ class LearningCurve:
         accuracy_se: their standard errors.
         num_fits: by m.
         covariance: ``(s, s)`` float64, of the errors of the s numbers in ``r2``, which share rows.
+        accuracy_covariance: likewise of those in ``accuracy``.
 
     """
 
@@ -52,6 +55,7 @@ class LearningCurve:
     accuracy_se: dict[int, float] | None
     num_fits: dict[int, int]
     covariance: Tensor
+    accuracy_covariance: Tensor | None = None
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> LearningCurve:
@@ -76,17 +80,35 @@ class LearningCurve:
             ValueError: If it lies outside, or the curve has fewer than three sizes.
 
         """
-        sizes = torch.tensor(sorted(self.r2), dtype=torch.float64)
+        return self._predict(num_rows, self.r2, self.covariance)
+
+    def predict_accuracy(self, num_rows: int) -> tuple[float, float]:
+        """The same of accuracy, as a share.
+
+        Args:
+            num_rows: from the smallest fit to four times the largest.
+
+        Raises:
+            ValueError: If it lies outside, the curve has fewer than three sizes, or targets are no classes.
+
+        """
+        if self.accuracy is None or self.accuracy_covariance is None:
+            raise ValueError("there is no accuracy to predict: targets are no classes")
+        return self._predict(num_rows, self.accuracy, self.accuracy_covariance)
+
+    def _predict(self, num_rows: int, curve: dict[int, float], covariance: Tensor) -> tuple[float, float]:
+        sizes = torch.tensor(sorted(curve), dtype=torch.float64)
         if len(sizes) < _FEWEST_SIZES:
             raise ValueError(
                 f"a prediction needs fits of {_FEWEST_SIZES} sizes, there are {len(sizes)}: keep more rows"
             )
         if not sizes[0] <= num_rows <= self.farthest:
             raise ValueError(
-                f"fits of {min(self.r2)} to {max(self.r2)} rows tell of as many to {self.farthest}, not of {num_rows}"
+                f"fits of {min(curve)} to {max(curve)} rows tell of as many to {self.farthest}, not of {num_rows}"
             )
-        values = torch.tensor([self.r2[int(size)] for size in sizes], dtype=torch.float64)
-        return _power_law(sizes / sizes[0], values, self.covariance, num_rows / float(sizes[0]))
+        values = torch.tensor([curve[int(size)] for size in sizes], dtype=torch.float64)
+        known = covariance + _LEAST_VARIANCE * torch.eye(len(sizes), dtype=torch.float64)
+        return _power_law(sizes / sizes[0], values, known, num_rows / float(sizes[0]))
 
 
 def learning_curve(
@@ -118,8 +140,6 @@ def learning_curve(
             points[round(sum(sum(counts[slice(*span)]) for span in spans) / len(spans))] = (r2, accuracy, len(spans))
     if not points:
         return None
-    influences = torch.stack([r2.influence for r2, *_ in points.values()])
-    covariance = influences @ influences.T + torch.stack([r2.spread for r2, *_ in points.values()]).diag()
     accuracies = {size: accuracy for size, (_, accuracy, _) in points.items() if accuracy is not None}
     return LearningCurve(
         r2={size: float(r2.value) for size, (r2, *_) in points.items()},
@@ -127,8 +147,14 @@ def learning_curve(
         accuracy={size: float(each.value) for size, each in accuracies.items()} if classes else None,
         accuracy_se={size: float(each.se) for size, each in accuracies.items()} if classes else None,
         num_fits={size: count for size, (*_, count) in points.items()},
-        covariance=covariance.cpu(),
+        covariance=_covariance([r2 for r2, *_ in points.values()]),
+        accuracy_covariance=_covariance(list(accuracies.values())) if classes else None,
     )
+
+
+def _covariance(points: list[_Point]) -> Tensor:
+    influences = torch.stack([point.influence for point in points])
+    return (influences @ influences.T + torch.stack([point.spread for point in points]).diag()).cpu()
 
 
 @dataclass(frozen=True)

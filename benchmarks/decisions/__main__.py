@@ -1,0 +1,121 @@
+"""Can a user decide by it? Everything that STUDY.md reports, from packages alone.
+
+python -m benchmarks.decisions                       # what is not run yet, hours of it; then tables and figures
+python -m benchmarks.decisions --stage exploratory   # a part of it: exploratory, confirmatory, gemma3 or many
+python -m benchmarks.decisions --stage report        # tables and figures alone
+python -m benchmarks.decisions --toy                 # all stages, small, into build/decisions/toy
+"""
+
+import argparse
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+import transformers
+
+from benchmarks.decisions.bases import base_pass, base_row
+from benchmarks.decisions.measures import versions
+from benchmarks.decisions.rows import FOLDER, Rows
+from benchmarks.decisions.settings import (
+    CONFIRMATORY,
+    EXPLORATORY,
+    LARGE,
+    MANY,
+    TOY,
+    TOY_MANY,
+    USUAL,
+    Base,
+    Run,
+    runs,
+)
+from benchmarks.decisions.training import MODEL, run_row
+from benchmarks.study.__main__ import ROOT, bar, cached
+
+BUILD = ROOT / "build" / "decisions"
+
+
+class Study:
+    """Runs what has no row yet.
+
+    Args:
+        results: where rows are kept.
+        cache: where states are kept.
+        scales: of the usual runs, and of those with many validation windows.
+
+    """
+
+    def __init__(self, results: Path, cache: Path, scales):
+        self._results = results
+        self._cache = cache
+        self._usual, self._many = scales
+
+    def sets(self, names) -> None:
+        """The base model and all runs on each set."""
+        for data in names:
+            self.bases(MODEL, [data])
+            for run in runs([data]):
+                self._row("runs", run.name, lambda run=run, data=data: self._run(run, data, self._usual))
+
+    def bases(self, model: str, names) -> None:
+        """A base model on each set."""
+        for data in names:
+            base = Base(model, data)
+            self._row("bases", base.name, lambda base=base: self._base(base))
+
+    def many(self, names) -> None:
+        """Runs with many validation windows."""
+        for data in names:
+            run = Run(data)
+            self._row("many", run.name, lambda run=run, data=data: self._run(run, data, self._many))
+
+    def _row(self, kind: str, name: str, make) -> None:
+        rows = Rows(kind, self._results)
+        if name in rows:
+            return
+        started = time.perf_counter()
+        row = make()
+        seconds = time.perf_counter() - started
+        rows.add(name, row | {"seconds": seconds, "versions": versions()})
+        print(f"{kind} {name}: row written, {seconds:.0f} s", flush=True)
+
+    def _base(self, base: Base) -> dict:
+        progress = bar("bases")
+        found = base_pass(base, self._usual, progress)
+        if base.model == MODEL:
+            cached(self._trunk(base.data, self._usual), lambda: found["trunk"])
+        return base_row(base, self._usual, found, progress)
+
+    def _run(self, run: Run, data: str, scale) -> dict:
+        collect = partial(base_pass, Base(MODEL, data), scale, bar("trunk"), every_layer=False)
+        trunk = cached(self._trunk(data, scale), lambda: collect()["trunk"])
+        return run_row(run, scale, trunk, bar("runs"))
+
+    def _trunk(self, data: str, scale) -> Path:
+        return self._cache / f"{data}-{scale.val}.trunk.pt"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=["exploratory", "confirmatory", "gemma3", "many", "report"])
+    parser.add_argument("--toy", action="store_true", help="two sets, small")
+    args = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    results, cache, scales = (BUILD / "toy", BUILD / "toy", (TOY, TOY_MANY)) if args.toy else (FOLDER, BUILD, (USUAL, MANY))
+    study = Study(results, cache, scales)
+    count = 1 if args.toy else None
+    stages = {
+        "exploratory": lambda: study.sets(EXPLORATORY[:count]),
+        "confirmatory": lambda: study.sets(CONFIRMATORY[:count]),
+        "gemma3": lambda: study.bases("gemma3", (EXPLORATORY + CONFIRMATORY)[:count]),
+        "many": lambda: study.many(LARGE[:count]),
+    }
+    for name, stage in stages.items():
+        if args.stage in (None, name):
+            stage()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
