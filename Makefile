@@ -46,8 +46,10 @@ bench: .venv/demo
 	$(BIN)/python -m benchmarks.sync
 	$(BIN)/python -m benchmarks.memory
 
+# Both studies; what has a row is not run again.
 study: .venv/study
 	$(BIN)/python -m benchmarks.study
+	$(BIN)/python -m benchmarks.decisions
 
 study-smoke: .venv/study
 	$(BIN)/python -m benchmarks.study --smoke

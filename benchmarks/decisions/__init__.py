@@ -1,5 +1,5 @@
 """Can a user decide by the numbers? ``python -m benchmarks.decisions`` answers with STUDY.md.
 
-``settings`` says what is run; ``windows`` reads the texts; ``training`` makes base states and runs, ``measures`` turns both into rows of numbers; ``analysis`` asks the
-decisions of the rows, and ``report`` writes tables and figures.
+``settings`` says what is run and ``windows`` reads the texts; ``bases`` and ``training`` make the rows, of the numbers
+in ``measures`` and ``label_counts``; ``analysis`` asks the decisions of them, ``report`` writes tables and figures.
 """

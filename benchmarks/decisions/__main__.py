@@ -12,11 +12,11 @@ import time
 from functools import partial
 from pathlib import Path
 
-import torch
 import transformers
 
 from benchmarks.decisions.bases import base_pass, base_row
 from benchmarks.decisions.measures import versions
+from benchmarks.decisions.report.write import write
 from benchmarks.decisions.rows import FOLDER, Rows
 from benchmarks.decisions.settings import (
     CONFIRMATORY,
@@ -103,7 +103,9 @@ def main():
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    results, cache, scales = (BUILD / "toy", BUILD / "toy", (TOY, TOY_MANY)) if args.toy else (FOLDER, BUILD, (USUAL, MANY))
+    results, cache, scales = (
+        (BUILD / "toy", BUILD / "toy", (TOY, TOY_MANY)) if args.toy else (FOLDER, BUILD, (USUAL, MANY))
+    )
     study = Study(results, cache, scales)
     count = 1 if args.toy else None
     stages = {
@@ -115,6 +117,10 @@ def main():
     for name, stage in stages.items():
         if args.stage in (None, name):
             stage()
+    if args.toy:
+        write(results, cache)
+    else:
+        write(results, ROOT / "docs" / "decisions", ROOT / "STUDY.md")
 
 
 if __name__ == "__main__":

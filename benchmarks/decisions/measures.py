@@ -51,7 +51,10 @@ def head_numbers(logits, truth, texts) -> dict:
     """Loss and accuracy of the finetuned head, and of each text what it adds to their sums."""
     losses = cross_entropy(logits, truth, reduction="none").double()
     hits = (logits.argmax(1) == truth).double()
-    return {"loss": (float(losses.mean()), by_text(losses, texts)), "accuracy": (float(hits.mean()), by_text(hits, texts))}
+    return {
+        "loss": (float(losses.mean()), by_text(losses, texts)),
+        "accuracy": (float(hits.mean()), by_text(hits, texts)),
+    }
 
 
 def by_text(values, texts):
@@ -73,14 +76,15 @@ def paired_errors(stages: list[dict]) -> dict[str, list[list[float | None]]]:
         for name in HELD_OUT:
             found[name].append([change[name].se if name in change else None for change in changes])
         for name in ("accuracy", "loss"):
-            sums = [stage["head"][name][1] - earlier["head"][name][1] for earlier in stages[:now]]
-            found[f"val_{name}"].append([_error(each, stage["num_windows"]) for each in sums])
+            found[f"val_{name}"].append([head_error(stage, earlier, name) for earlier in stages[:now]])
     return found
 
 
-def _error(sums, num_windows: int) -> float:
+def head_error(now: dict, earlier: dict, name: str) -> float:
+    """Standard error of the difference of two evaluations, where texts are independent."""
+    sums = now["head"][name][1] - earlier["head"][name][1]
     count = len(sums)
-    return float(sums.square().sum().mul(count / (count - 1)).sqrt()) / num_windows
+    return float(sums.square().sum().mul(count / (count - 1)).sqrt()) / now["num_windows"]
 
 
 def ridge_probe(states, labels, num_classes: int):
@@ -93,7 +97,8 @@ def ridge_probe(states, labels, num_classes: int):
 
 def tested(train: tuple, test: tuple, num_classes: int) -> dict[str, float]:
     """R² and accuracy on windows that a probe was not fitted on; both sides are states and labels."""
-    errors, spread, hits = losses(ridge_probe(*train, num_classes), train, test, num_classes)
+    states, labels = train
+    errors, spread, hits = losses(ridge_probe(states, labels, num_classes), train, test, num_classes)
     return {"r2": float(1 - errors.sum() / spread.sum()), "accuracy": float(hits.mean())}
 
 

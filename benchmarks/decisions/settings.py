@@ -43,9 +43,7 @@ class Scale:
 
 
 USUAL = Scale()
-MANY = Scale(
-    train=1500, val=10_000, learning_rate=5e-4, evaluations=(0, 0.5, 1, 2, 3, 4, 6), cuts=(1, 2, 5, 10)
-)
+MANY = Scale(train=1500, val=10_000, learning_rate=5e-4, evaluations=(0, 0.5, 1, 2, 3, 4, 6), cuts=(1, 2, 5, 10))
 TOY = Scale(train=32, val=120, test=60, evaluations=(0, 1, 2))
 TOY_MANY = Scale(train=32, val=700, test=60, evaluations=(0, 1), cuts=(1,))
 

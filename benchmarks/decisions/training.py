@@ -41,7 +41,14 @@ def run_row(run: Run, scale: Scale, trunk: dict, progress) -> dict:
         for name in ("held_out", "head", "num_windows"):
             del stage[name]
     wrong = sum(a != b for a, b in zip(trained, texts.windows.labels["train"], strict=True))
-    return {"run": asdict(run), "num_classes": num_classes, "wrong": wrong, "stages": found, "paired_errors": errors}
+    return {
+        "run": asdict(run),
+        "scale": asdict(scale),
+        "num_classes": num_classes,
+        "wrong": wrong,
+        "stages": found,
+        "paired_errors": errors,
+    }
 
 
 @torch.no_grad()
@@ -72,16 +79,18 @@ def evaluate(model, states: dict, texts: Labelled, scale: Scale, trained: list[i
         **sums.numbers(),
     }
     for labelling, labels in texts.labels.items():
-        parts = ((pooled[split], labels[split]) for split in ("val", "test"))
-        stage[f"test_probe_{labelling}"] = tested(*parts, texts.num_classes(labelling))
+        val, test = ((pooled[split], labels[split]) for split in ("val", "test"))
+        stage[f"test_probe_{labelling}"] = tested(val, test, texts.num_classes(labelling))
     if epoch == 0:
         train = (pooled["train"], trained)
-        stage["training_probe"] = tested(train, (pooled["test"], texts.labels["true"]["test"]), texts.windows.num_classes)
+        stage["training_probe"] = tested(
+            train, (pooled["test"], texts.labels["true"]["test"]), texts.windows.num_classes
+        )
     return stage
 
 
 def _batches(states: dict, scale: Scale, epoch: float):
-    """Validation windows up to each cut first, so that they can be read alone; before training those that are trained on."""
+    """Validation windows up to each cut first, so that they can be read alone; in the end those of training."""
     ends = [*(round(cut * states["val"].flat.shape[1]) for cut in scale.cuts), scale.val]
     for start, end in zip([0, *ends], ends, strict=False):
         yield from (("val", batch) for batch in by_length(states["val"].lengths, range(start, end)))

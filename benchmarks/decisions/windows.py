@@ -1,4 +1,4 @@
-"""The windows of a set with all their labellings: the true one, one that nobody trains on, and wrong ones for training."""
+"""The windows of a set with their labellings: the true one, one that nobody trains on, and wrong ones for training."""
 
 import random
 import statistics

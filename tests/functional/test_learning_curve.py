@@ -193,10 +193,11 @@ def test_errors_are_the_spread_over_redrawn_data(redrawn):
             assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.35), (name, size)
 
 
-def test_predictions_hold_what_larger_fits_find(redrawn):
+@pytest.mark.parametrize(("at", "method"), [(0, LearningCurve.predict), (1, LearningCurve.predict_accuracy)])
+def test_predictions_hold_what_larger_fits_find(redrawn, at, method):
     for size in (400, 800):
-        wanted = truth(size, 20)[0]
-        found = np.array([curve.predict(size) for curve in redrawn])
+        wanted = truth(size, 20)[at]
+        found = np.array([method(curve, size) for curve in redrawn])
         inside = np.abs(found[:, 0] - wanted) < 2 * found[:, 1]
         assert inside.mean() > 0.85
         assert found[:, 1].mean() < 2 * found[:, 0].std()
@@ -212,6 +213,19 @@ def test_a_power_law_is_found_again(exponent):
         assert value == pytest.approx(0.5 - 2 * m**-exponent, abs=3 * se)
         assert 0 < se < 2e-3
     assert curve.predict(3200)[1] > curve.predict(300)[1]
+
+
+def test_an_accuracy_that_is_always_right_stays_so():
+    sizes = (50, 100, 200)
+    ones, zeros = dict.fromkeys(sizes, 1.0), dict.fromkeys(sizes, 0.0)
+    errors = torch.eye(3, dtype=torch.float64)
+    nothing = torch.zeros(3, 3, dtype=torch.float64)
+    curve = LearningCurve(zeros, zeros, ones, zeros, dict.fromkeys(sizes, 1), errors, nothing)
+    value, se = curve.predict_accuracy(800)
+    assert value == pytest.approx(1, abs=1e-6)
+    assert se < 1e-5
+    with pytest.raises(ValueError, match="targets are no classes"):
+        LearningCurve(zeros, zeros, None, None, dict.fromkeys(sizes, 1), errors).predict_accuracy(100)
 
 
 def test_predictions_are_refused_where_they_would_be_guesses(rng):

@@ -1,0 +1,53 @@
+"""Decision 7: how many samples the score needs."""
+
+import numpy
+
+from benchmarks.study.analysis.candidate import spearman
+
+CLEAR = 3.0
+FOLLOWS = 0.5
+FAILING = 1  # sets that may fail to rise or to clear
+
+
+def at_cut(run: dict, cut: str) -> dict[str, float]:
+    """What the score of so many samples says over a run."""
+    read = [stage["cuts"][cut] for stage in run["stages"]]
+    whole = [stage["cuts"]["all"]["probe_r2"][0] for stage in run["stages"]]
+    scores = [each["score"] for each in read]
+    mean, deviation = read[-1]["drawn"]
+    return {
+        "rank correlation": spearman(scores, whole),
+        "rise": scores[-1] - scores[0],
+        "distance before": (scores[0] - read[0]["drawn"][0]) / read[0]["drawn"][1],
+        "distance after": (scores[-1] - mean) / deviation,
+    }
+
+
+def decide(runs: list[dict], hidden_size: int) -> dict[str, dict]:
+    """By n/d and set."""
+    found: dict = {}
+    for run in runs:
+        for cut in run["stages"][0]["cuts"]:
+            ratio = f"{run['scale']['val'] / hidden_size:.1f}" if cut == "all" else cut
+            found.setdefault(ratio, {})[run["run"]["data"]] = at_cut(run, cut)
+    return dict(sorted(found.items(), key=lambda item: float(item[0])))
+
+
+def holds(by_set: dict) -> dict[str, float | int | bool]:
+    """Whether the score of so many samples says something."""
+    correlation = float(numpy.mean([each["rank correlation"] for each in by_set.values()]))
+    rise = sum(each["rise"] > 0 for each in by_set.values())
+    clear = sum(each["distance after"] >= CLEAR for each in by_set.values())
+    enough = len(by_set) - FAILING
+    passed = correlation > FOLLOWS and min(rise, clear) >= enough
+    return {"rank correlation": correlation, "rise": rise, "clear": clear, "sets": len(by_set), "passes": passed}
+
+
+def enough(found: dict[str, dict]) -> str | None:
+    """The smallest n/d from which on all pass."""
+    smallest = None
+    for ratio, by_set in reversed(found.items()):
+        if not holds(by_set)["passes"]:
+            break
+        smallest = ratio
+    return smallest
