@@ -112,5 +112,6 @@ def losses(model, train: tuple, test: tuple, num_classes: int):
 
 
 def versions() -> dict[str, str]:
-    """Of what made a row."""
-    return {module.__name__: module.__version__ for module in (torch, transformers, sklearn)}
+    """Of what made a row, and its number of threads."""
+    numbers = {module.__name__: module.__version__ for module in (torch, transformers, sklearn)}
+    return numbers | {"threads": str(torch.get_num_threads())}
