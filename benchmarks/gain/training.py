@@ -32,7 +32,7 @@ class Classifier(nn.Module):
         return self.head(masked_mean(hidden.float(), mask))
 
 
-def graphed(model: Classifier, texts: Tokens, scale: Scale) -> nn.Module:
+def graphed(model: Classifier, texts: Tokens, scale: Scale):
     """The same module; training passes are CUDA graphs, which launch thousands of kernels at once."""
     model.train()
     sample = texts.batch(list(range(scale.batch_size)))
