@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all compatibility same-bits lint dist bench study study-smoke clean
+.PHONY: demo test test-all compatibility same-bits lint dist bench study study-smoke study-gpu clean
 
 demo: .venv/demo
 	$(BIN)/python -m examples.finetune_lora
@@ -53,6 +53,10 @@ study: .venv/study
 
 study-smoke: .venv/study
 	$(BIN)/python -m benchmarks.study --smoke
+
+# On a CUDA device, in pieces if need be: python -m benchmarks.gain --minutes 9.
+study-gpu: .venv/study
+	$(BIN)/python -m benchmarks.gain
 
 # torch comes first, so that nothing else can pull another build of it; the last two are a model and texts, not code.
 define install

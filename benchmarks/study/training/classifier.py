@@ -9,6 +9,11 @@ from benchmarks.study.training.backbones import backbone, keep_top
 from benchmarks.study.training.states import hidden_states, listen_before_norm, masked_mean
 
 
+def adapters(rank: int) -> LoraConfig:
+    """LoRA on q, k and v, with alpha = r."""
+    return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.05, target_modules=["q_proj", "k_proj", "v_proj"])
+
+
 class Classifier(nn.Module):
     """The top blocks, mean pooling and a linear head."""
 
@@ -22,13 +27,7 @@ class Classifier(nn.Module):
         if job.trained == "full":
             self.blocks.requires_grad_(True)
         else:
-            adapters = LoraConfig(
-                r=scale.lora_rank,
-                lora_alpha=scale.lora_rank,
-                lora_dropout=0.05,
-                target_modules=["q_proj", "k_proj", "v_proj"],
-            )
-            self.wrapped = get_peft_model(self.blocks, adapters)
+            self.wrapped = get_peft_model(self.blocks, adapters(scale.lora_rank))
         self.head = nn.Linear(base.config.hidden_size, num_classes)
 
     def layers(self, trunk, mask):
