@@ -1,11 +1,12 @@
 """LoRA on a small language model, watched and stopped by what its autoregressive directions tell of the labels.
 
-python -m examples.finetune_lora                                  # offline: SmolLM2-135M on BBC news
+python -m examples.finetune_lora                                  # offline: SmolLM2-135M on BBC news, two minutes
 python -m examples.finetune_lora --model Qwen/Qwen2-0.5B --dataset stanfordnlp/sst2 --text-column sentence
 python -m examples.finetune_lora --dataset reviews.csv --text-column text --label-column stars
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -20,6 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding
 
 from examples import offline
+from examples.tables import changes_in_words, held_out_table
 from ntps_lightning import NTPSCallback
 from ntps_lightning.figures import curve_figure
 
@@ -84,16 +86,22 @@ class Table(Callback):
     def on_train_epoch_end(self, trainer, module):
         self.rows.append({"epoch": trainer.current_epoch, **{k: float(v) for k, v in trainer.callback_metrics.items()}})
 
-    def print(self, before):
-        """What a probe reads held out, with standard errors, beside the module's own numbers and the score."""
-        plain = ("train_loss", "val_accuracy")
-        held_out = ("probe_accuracy", "probe_r2", "captured_r2", "principal_r2")
-        heads = [f"{'epoch':>6}", *(f"{name:>12}" for name in (*plain, *held_out, "score"))]
-        print("  ".join(heads))
-        for row in [{**before, "epoch": "before"}, *self.rows]:
-            cells = [f"{row[name]:>12.3f}" if name in row else f"{'-':>12}" for name in plain]
-            cells += [f"{row[f'ntps/{name}']:.3f} ± {row[f'ntps_se/{name}']:.3f}".rjust(12) for name in held_out]
-            print("  ".join([f"{row['epoch']:>6}", *cells, f"{row['ntps/score']:>12.4f}"]))
+
+def tell(rows, ntps, logs):
+    """The table, what it says, where the picture is, and what to type next."""
+    names = ("probe_accuracy", "probe_r2", "captured_r2", "principal_r2")
+    before = {**ntps.history[0], "epoch": "before"}
+    now = ntps.details[max(ntps.details)]
+    figure = Path(logs) / "curves.png"
+    curve_figure(now, ntps.baseline_details[max(ntps.details)]).savefig(figure, dpi=150)
+    python = Path(sys.executable)
+    python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    print(held_out_table([before, *rows], "epoch", names, plain=("train_loss", "val_accuracy")))
+    print(f"± is a standard error, held out, on {now.num_samples} windows; n/d = {now.samples_per_dim:.2g}.")
+    print(f"\n{changes_in_words(ntps)}\n")
+    print(f"The curves over k: {figure}. Next:")
+    print(f"  {python.with_name('tensorboard')} --logdir {logs}")
+    print(f"  {python} -m examples.finetune_lora --dataset yours.csv --text-column text --label-column label")
 
 
 def main():
@@ -103,11 +111,12 @@ def main():
     parser.add_argument("--text-column", default="text")
     parser.add_argument("--label-column", default="label")
     parser.add_argument("--window", type=int, default=24, help="tokens per sample; texts are cut into windows")
-    parser.add_argument("--train-samples", type=int, default=480)
-    parser.add_argument("--val-samples", type=int, default=1200)
-    parser.add_argument("--adapted-layers", type=int, default=6, help="the top layers that carry adapters")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--train-samples", type=int, default=240)
+    parser.add_argument("--val-samples", type=int, default=500)
+    parser.add_argument("--adapted-layers", type=int, default=4, help="the top layers that carry adapters")
+    parser.add_argument("--batch-size", type=int, default=8, help="of training")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--logs", default="logs")
     args = parser.parse_args()
     pl.seed_everything(0, verbose=False)
@@ -121,10 +130,14 @@ def main():
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(texts), generator=generator).tolist()  # split by text, never by window
     loaders = []
-    for part, limit in ((order[: len(order) // 2], args.train_samples), (order[len(order) // 2 :], args.val_samples)):
+    half = len(order) // 2
+    for part, limit, size in (
+        (order[:half], args.train_samples, args.batch_size),
+        (order[half:], args.val_samples, 16),
+    ):
         data = windows(tokenizer, [texts[i] for i in part], [labels[i] for i in part], args.window, limit, generator)
         collate = DataCollatorWithPadding(tokenizer)
-        loaders.append(DataLoader(data, batch_size=16, shuffle=limit == args.train_samples, collate_fn=collate))
+        loaders.append(DataLoader(data, batch_size=size, shuffle=not loaders, collate_fn=collate))
 
     table, ntps = Table(), NTPSCallback(groups="article")
     trainer = pl.Trainer(
@@ -135,10 +148,7 @@ def main():
         log_every_n_steps=10,
     )
     trainer.fit(LoraClassifier(model, len(classes), args.adapted_layers, args.learning_rate), *loaders)
-    table.print(before=ntps.history[0])
-    figure = Path(args.logs) / "curves.png"
-    curve_figure(ntps.details[max(ntps.details)], ntps.baseline_details[max(ntps.details)]).savefig(figure, dpi=150)
-    print(f"The curves over k: {figure}. The rest: tensorboard --logdir {args.logs}")
+    tell(table.rows, ntps, args.logs)
 
 
 if __name__ == "__main__":

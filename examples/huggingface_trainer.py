@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from examples import offline
+from examples.tables import changes_in_words, held_out_table
 from ntps_lightning.huggingface import watch
 
 
@@ -80,15 +81,10 @@ def main():
     trainer.train()
 
     print("What a probe reads of texts that it was not fitted on, with standard errors, and the score:")
-    print(f"{'step':>6}  {'probe_accuracy':>14}  {'captured_r2':>14}  {'score':>8}")
-    for row in ntps.history:
-        held_out = (f"{row[f'eval_ntps/{name}']:.3f} ± {row[f'eval_ntps_se/{name}']:.3f}" for name in NAMES)
-        cells = [f"{row['step']:>6}", *(f"{cell:>14}" for cell in held_out), f"{row['eval_ntps/score']:>8.4f}"]
-        print("  ".join(cells))
+    print(held_out_table(ntps.history, "step", ("probe_accuracy", "captured_r2"), prefix="eval_ntps"))
+    print(changes_in_words(ntps))
     print(f"The rest: tensorboard --logdir {options.logs}")
 
-
-NAMES = ("probe_accuracy", "captured_r2")
 
 if __name__ == "__main__":
     main()

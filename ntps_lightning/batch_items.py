@@ -8,7 +8,8 @@ from typing import Any
 
 from ntps_lightning.errors import SetupError
 
-BatchItem = str | int | Callable[[Any], Any]
+# An int before a str: the 1 of a command line is an index.
+BatchItem = int | str | Callable[[Any], Any]
 
 
 def read_item(batch: Any, where: BatchItem, what: str, of: str = "batch") -> Any:

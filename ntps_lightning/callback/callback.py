@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +21,12 @@ from ntps_lightning.callback.source import Source
 from ntps_lightning.callback.validation import Validation
 from ntps_lightning.capture.backbone import Layers
 from ntps_lightning.errors import SetupError
-from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
+from ntps_lightning.functional.options import ScoreKeywords
 from ntps_lightning.watch.guard import OnError
 from ntps_lightning.watch.records import Records
 from ntps_lightning.watch.results import Results
 from ntps_lightning.watch.settings import Settings
-from ntps_lightning.watch.side_pass import OF_A_SIDE_SET, Side, named_sets
+from ntps_lightning.watch.side_pass import OF_A_SIDE_SET, Data, Side, named_sets
 from ntps_lightning.watch.watch import Watch
 
 _WAY_OUT = "`trainer.validate(module)` before `trainer.fit(module)` gives one"
@@ -77,7 +78,8 @@ class NTPSCallback(Results, Callback):
             Or a dictionary of several by name, whose keys then start with ``ntps_NAME``. Validation batches are not
             listened to then.
         text: where a row of ``data`` holds its text.
-        tokenizer: of ``data`` that is text; a Hugging Face tokenizer, or what is called likewise.
+        tokenizer: of ``data`` that is text; a Hugging Face tokenizer, its folder or id on the hub, or what is called
+            likewise.
         max_tokens: of a batch of ``data`` that is text, padding included.
         every_n_steps: measure on ``data`` after every n-th optimizer step, instead of at epochs.
         every_n_epochs: measure at every n-th epoch; in between, monitors see the last values, at no cost of patience.
@@ -126,9 +128,9 @@ class NTPSCallback(Results, Callback):
         tokens: BatchItem | None = None,
         groups: BatchItem | None = None,
         model: nn.Module | str | None = None,
-        data: Any = None,
+        data: Data | None = None,
         text: BatchItem = "text",
-        tokenizer: Any = None,
+        tokenizer: str | Callable[..., Any] | None = None,
         max_tokens: int = 8192,
         every_n_steps: int | None = None,
         every_n_epochs: int = 1,
@@ -143,9 +145,12 @@ class NTPSCallback(Results, Callback):
         allow_bidirectional: bool = False,
         **options: Unpack[ScoreKeywords],
     ) -> None:
-        for name, value in (("every_n_epochs", every_n_epochs), ("every_n_steps", every_n_steps)):
+        at_least_one = {"every_n_epochs": every_n_epochs, "every_n_steps": every_n_steps, "max_tokens": max_tokens}
+        for name, value in at_least_one.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if dataloader_idx < 0:
+            raise ValueError(f"dataloader_idx must be at least 0, got {dataloader_idx}")
         if labels is None:
             labels = "labels" if data is None else "label"
         settings = Settings(
@@ -161,9 +166,9 @@ class NTPSCallback(Results, Callback):
             kept=kept,
             controls=controls,
             on_error=on_error,
-            accumulate_device=None if accumulate_device is None else torch.device(accumulate_device),
+            accumulate_device=accumulate_device,
             allow_bidirectional=allow_bidirectional,
-            score=ScoreOptions(**options),
+            **options,
         )
         self.prefix = prefix
         self.settings = settings

@@ -80,3 +80,7 @@ class ScoreOptions:
             raise ValueError(
                 f"k must be a count in [1, {limit}] (int) or a fraction of d in (0, 1] (float), got {self.k!r}"
             )
+
+
+# Where help is made of signatures, as by jsonargparse, it finds there what each means.
+ScoreKeywords.__doc__ = ScoreOptions.__doc__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from ntps_lightning.watch.names import is_ours
 from ntps_lightning.watch.records import Records
 from ntps_lightning.watch.results import Results
 from ntps_lightning.watch.settings import Settings, SettingsKeywords
-from ntps_lightning.watch.side_pass import OF_A_SIDE_SET, Side, measure_side_set, named_sets
+from ntps_lightning.watch.side_pass import OF_A_SIDE_SET, Data, Side, measure_side_set, named_sets
 from ntps_lightning.watch.watch import Row, Watch
 
 _WAY_OUT = "`eval_on_start=True` among the TrainingArguments gives one"
@@ -34,9 +34,9 @@ class WatchKeywords(SettingsKeywords, total=False):
     """What :func:`watch` takes beside the Trainer."""
 
     labels: BatchItem | None
-    data: Any
+    data: Data | None
     text: BatchItem
-    tokenizer: Any
+    tokenizer: str | Callable[..., Any] | None
     max_tokens: int
     every_n_steps: int | None
 
@@ -104,9 +104,9 @@ class NTPSTrainerCallback(Results, TrainerCallback):
         trainer: Any,
         *,
         labels: BatchItem | None = None,
-        data: Any = None,
+        data: Data | None = None,
         text: BatchItem = "text",
-        tokenizer: Any = None,
+        tokenizer: str | Callable[..., Any] | None = None,
         max_tokens: int = 8192,
         every_n_steps: int | None = None,
         **settings: Unpack[SettingsKeywords],
@@ -116,7 +116,7 @@ class NTPSTrainerCallback(Results, TrainerCallback):
         self._trainer = WatchedTrainer(trainer)
         if labels is None:
             labels = "labels" if data is None else "label"
-        self._settings = Settings.of(labels=labels, **settings)
+        self._settings = Settings(labels=labels, **settings)
         self._every_n_steps = every_n_steps
         self._watches: dict[str, Watch] = {}
         self._sides: dict[str, Side] = {}

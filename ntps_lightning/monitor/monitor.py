@@ -21,6 +21,7 @@ from ntps_lightning.monitor.batch import MonitoredBatch
 from ntps_lightning.monitor.labels import LabelKind
 from ntps_lightning.monitor.measurement import Measurement
 from ntps_lightning.monitor.notices import Notices
+from ntps_lightning.monitor.options import check_counts, read_device
 from ntps_lightning.monitor.samples import Selection, check_tokens, read_groups
 
 
@@ -95,13 +96,14 @@ class NTPSMonitor:
         allow_bidirectional: bool = False,
         **options: Unpack[ScoreKeywords],
     ) -> None:
+        check_counts(num_classes, kept)
         backbone = model if isinstance(model, Backbone) else find_backbone(model, model)
         self.layers = backbone.resolve(layers)
         self.options = ScoreOptions(**options)
         self.notices = Notices()
         self._backbone: Backbone | None = backbone
         self._hidden_size = backbone.hidden_size
-        self._accumulate_device = None if accumulate_device is None else torch.device(accumulate_device)
+        self._accumulate_device = read_device(accumulate_device)
         self._kept = kept
         self._controls = controls
         self._labels = LabelKind(num_classes)

@@ -2,5 +2,6 @@
 
 from ntps_lightning.side_set.batches import SideBatch
 from ntps_lightning.side_set.side_set import SideSet, make_side_set
+from ntps_lightning.side_set.taking import Rows
 
-__all__ = ["SideBatch", "SideSet", "make_side_set"]
+__all__ = ["Rows", "SideBatch", "SideSet", "make_side_set"]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from transformers import AutoTokenizer
+
 from ntps_lightning.batch_items import BatchItem
 from ntps_lightning.errors import SetupError
 from ntps_lightning.side_set.batches import SideBatch, bucket, is_batch, read_batch
@@ -85,18 +87,22 @@ def make_side_set(
         groups: where it holds an integer or a word that is shared by samples which are not independent.
         tokens: where it holds zeros and ones, 1 at tokens that count: ``(N, T)`` of a batch; of a row as many as its
             ``input_ids``.
-        tokenizer: the model's; needed for texts. What it pads with is the padding, or else its end of text, or 0.
+        tokenizer: the model's, or its folder or id on the hub; needed for texts. What it pads with is the padding, or
+            else its end of text, or 0.
         max_length: tokens that the model takes: rows end there. ``None`` cuts none.
         max_tokens: rows times tokens of the longest, of a batch made of rows; a longer row is a batch of its own.
         what: the argument that ``data`` was given as, for errors.
 
     Raises:
         SetupError: (a ``ValueError``) If there is nothing in it, what it holds is none of the above, a row has no
-            tokens, all samples have one label, there are token labels only, or a DataLoader gives each rank a share.
+            tokens, all samples have one label, the tokenizer is not found, there are token labels only, or a DataLoader
+            gives each rank a share.
 
     """
     _check_sizes(max_length, max_tokens)
     where = Where(labels, text, groups, tokens)
+    if isinstance(tokenizer, str):
+        tokenizer = _load(tokenizer)
     items = take(data, what)
     if is_batch(items[0]):
         return _of_batches(items, where, what)
@@ -149,6 +155,15 @@ def _understood(samples: Sequence[Sample], lengths: Sequence[int], what: str) ->
 def _conflicts(samples: Sequence[Sample]) -> list[str]:
     count = count_conflicts(samples)
     return [f"{count} texts stand under two labels or more: held-out numbers leave them out"] if count else []
+
+
+def _load(tokenizer: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(tokenizer)
+    except (OSError, ValueError) as error:  # whatever the hub or a file raises
+        raise SetupError(
+            f"tokenizer={tokenizer!r} is no folder with a tokenizer, nor one on the hub: {error}"
+        ) from error
 
 
 def _padding(tokenizer: Any) -> int:

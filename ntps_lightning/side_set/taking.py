@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from abc import ABC
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +19,21 @@ WANTED = (
     "rows, mappings with a text (or messages, or input_ids) and a label or pairs of these: a list, a Dataset or a"
     " DataFrame; or batches, mappings with (N, T) input_ids and N labels: a DataLoader or a list"
 )
+if TYPE_CHECKING:
+    Rows = Any
+else:
+
+    class Rows(ABC):  # noqa: B024
+        """Whatever can be gone through: a type by which a configuration file may name a class or function of rows."""
+
+        @classmethod
+        def __subclasshook__(cls, other):
+            """Not lists and mappings, which a file holds itself."""
+            if issubclass(other, (str, bytes, list, dict)):
+                return False
+            return hasattr(other, "__iter__") or _is_map_style(other)
+
+
 # By name, since some are other packages': each gives a rank its share of the samples.
 _SHARING = {"DistributedSampler", "BatchSamplerShard", "IterableDatasetShard", "DataLoaderDispatcher"}
 
@@ -37,7 +53,7 @@ def take(data: Any, what: str) -> list[Any]:
             f"{what} is a {type(data).__name__} with keys {sorted(map(str, data))}; give one split of it, a list with"
             f" that one batch, or {WANTED}"
         )
-    if isinstance(data, (str, bytes)) or not (hasattr(type(data), "__iter__") or _is_map_style(data)):
+    if isinstance(data, (str, bytes)) or not (hasattr(type(data), "__iter__") or _is_map_style(type(data))):
         raise SetupError(f"{what} must be {WANTED}; got a {type(data).__name__}")
     if isinstance(data, DataLoader):
         data = copy(data)
@@ -59,8 +75,8 @@ def _iterate(data: Any) -> Iterator[Any]:
         yield from (data[index] for index in range(len(data)))
 
 
-def _is_map_style(data: Any) -> bool:
-    return hasattr(type(data), "__getitem__") and hasattr(type(data), "__len__")
+def _is_map_style(kind: type) -> bool:
+    return hasattr(kind, "__getitem__") and hasattr(kind, "__len__")
 
 
 def _samplers(loader: DataLoader[Any]) -> list[Any]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields
 
 import torch
 from torch import nn
-from typing_extensions import Unpack
 
 from ntps_lightning.batch_items import BatchItem, describe
 from ntps_lightning.capture.backbone import Backbone, Layers
 from ntps_lightning.functional.options import ScoreKeywords, ScoreOptions
 from ntps_lightning.monitor import NTPSMonitor
+from ntps_lightning.monitor.options import check_counts, read_device
 from ntps_lightning.watch.guard import OnError
 
 
@@ -35,8 +34,14 @@ class SettingsKeywords(ScoreKeywords, total=False):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The options that every loop has; :class:`~ntps_lightning.NTPSCallback` says what each means."""
+class Settings(ScoreOptions):
+    """The options that every loop has, those of the score among them: its fields are keywords of
+    :class:`~ntps_lightning.NTPSCallback`, which says what each means.
+
+    Raises:
+        ValueError: If one is out of range.
+
+    """
 
     prefix: str = "ntps"
     num_classes: int | None = None
@@ -50,24 +55,20 @@ class Settings:
     kept: int = 2048
     controls: bool = False
     on_error: OnError = "warn"
-    accumulate_device: torch.device | None = None
+    accumulate_device: str | torch.device | None = None
     allow_bidirectional: bool = False
-    score: ScoreOptions = field(default_factory=ScoreOptions)
 
-    @classmethod
-    def of(cls, *, labels: BatchItem, **keywords: Unpack[SettingsKeywords]) -> Settings:
-        """Of keywords, those of the score among them.
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.prefix:
+            raise ValueError("prefix is what the keys start with, and must not be empty")
+        check_counts(self.num_classes, self.kept)
+        read_device(self.accumulate_device)
 
-        Raises:
-            TypeError: If one is unknown.
-            ValueError: If one is out of range.
-
-        """
-        given: dict[str, Any] = dict(keywords)
-        score = ScoreOptions(**{each.name: given.pop(each.name) for each in fields(ScoreOptions) if each.name in given})
-        device = given.pop("accumulate_device", None)
-        where = None if device is None else torch.device(device)
-        return cls(labels=labels, accumulate_device=where, score=score, **given)
+    @property
+    def score(self) -> ScoreOptions:
+        """Those of the score alone."""
+        return ScoreOptions(**{each.name: getattr(self, each.name) for each in fields(ScoreOptions)})
 
     @property
     def items(self) -> dict[str, BatchItem | None]:

@@ -18,10 +18,13 @@ from ntps_lightning.capture.own_pass import Within, own_pass
 from ntps_lightning.distributed import rank_and_world_size, together
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.details import NTPSDetails
-from ntps_lightning.side_set import SideBatch, SideSet, make_side_set
+from ntps_lightning.side_set import Rows, SideBatch, SideSet, make_side_set
 from ntps_lightning.watch.listening import Listening
 from ntps_lightning.watch.settings import Settings
 from ntps_lightning.watch.watch import Watch
+
+# A labelled side set, or several by name.
+Data = Rows | list[Any] | Mapping[str, Rows | list[Any]]
 
 # What the numbers depend on, of those that are measured on one.
 OF_A_SIDE_SET = {"data": "side set"}

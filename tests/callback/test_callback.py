@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import pickle
 
@@ -12,7 +11,6 @@ import pytest
 import pytorch_lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -482,37 +480,3 @@ def test_both_trainers_take_it(tmp_path, package):
     trainer = package.Trainer(max_epochs=1, callbacks=[callback, stopping], default_root_dir=tmp_path, **options)
     trainer.fit(Module(), loader(), loader(60, seed=1))
     assert float(trainer.callback_metrics["ntps/score"]) == pytest.approx(callback.history[-1]["ntps/score"], rel=1e-5)
-
-
-class Data(pl.LightningDataModule):
-    def train_dataloader(self):
-        return loader()
-
-    def val_dataloader(self):
-        return loader(60, seed=1)
-
-
-@pytest.mark.compatibility("Lifecycle", "LightningCLI", "built from YAML")
-def test_lightning_cli_builds_it_from_yaml(tmp_path):
-    config = {
-        "trainer": {
-            "max_epochs": 1,
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_progress_bar": False,
-            "enable_checkpointing": False,
-            "callbacks": [
-                {
-                    "class_path": "ntps_lightning.NTPSCallback",
-                    "init_args": {"layers": [0, -1], "k": 0.5, "labels": "labels"},
-                },
-                {"class_path": "EarlyStopping", "init_args": {"monitor": "ntps/score", "mode": "max"}},
-            ],
-        }
-    }
-    (tmp_path / "config.yaml").write_text(json.dumps(config))
-    arguments = ["fit", "--config", str(tmp_path / "config.yaml")]
-    cli = LightningCLI(LoraModule, Data, args=arguments, save_config_callback=None)
-    (callback,) = (c for c in vars(cli.trainer)["callbacks"] if isinstance(c, NTPSCallback))
-    assert callback.details[LAYERS].k == 8
-    assert "ntps_layers/00/score" in cli.trainer.callback_metrics

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaModel, PreTrainedTokenizerFast
 
+from examples.tables import changes_in_words, held_out_table
 from ntps_lightning.watch.names import logged_keys
 from tests.support import ROOT
 from tests.support.models import tiny_config
@@ -57,6 +60,14 @@ def test_example_on_a_local_model_and_a_csv_file(files):
     ]
     assert table[head].split() == columns
     assert [line.split()[0] for line in table[head + 1 : head + 4]] == ["before", "0", "1"]
+    assert table[head + 4].endswith("on 40 windows; n/d = 2.5.")
+    words = "\n".join(table[head + 5 :])
+    assert re.search(r"^Captured R², .*, (rose by|fell by|did not change)", words, flags=re.MULTILINE)
+    assert re.search(r"^The accuracy of a probe .* (rose by|fell by|did not change)", words, flags=re.MULTILINE)
+    picture = re.search(r"over k: (\S+curves\.png)\.", words)
+    assert picture is not None
+    assert (ROOT / picture[1]).stat().st_size > 0
+    assert f"tensorboard --logdir {files / 'logs'}" in words
     (event_file,) = (files / "logs").rglob("events.out.tfevents.*")
     events = EventAccumulator(str(event_file))
     events.Reload()
@@ -64,6 +75,33 @@ def test_example_on_a_local_model_and_a_csv_file(files):
         if not key.endswith("/captured"):  # of so few samples there may be no ratio
             assert len(events.Scalars(key)) == 3, key
     assert "ntps/curves" in events.Tags()["images"]
+
+
+def test_table_has_a_cell_for_each_number():
+    row = {"step": 30, "loss": 0.5, "p/a": 0.25, "p_se/a": 0.125, "p/score": 0.0625}
+    lines = held_out_table([{**row, "step": 0, "p/a": -0.25}, row], "step", ("a",), plain=("loss", "none"), prefix="p")
+    assert [re.split(r"\s{2,}", line.strip()) for line in lines.splitlines()] == [
+        ["step", "loss", "none", "a", "score"],
+        ["0", "0.500", "-", "-0.250 ± 0.125", "0.0625"],
+        ["30", "0.500", "-", "0.250 ± 0.125", "0.0625"],
+    ]
+    assert len({len(line) for line in lines.splitlines()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "se", "said"),
+    [
+        (0.0625, 0.0125, "rose by 0.062 ± 0.013."),
+        (-0.5, 0.125, "fell by 0.500 ± 0.125."),
+        (0.25, 0.125, "did not change beyond its error (+0.250 ± 0.125)."),
+        (-0.125, 0.125, "did not change beyond its error (-0.125 ± 0.125)."),
+    ],
+)
+def test_words_are_those_of_the_numbers(value, se, said):
+    changes = {"captured_r2": SimpleNamespace(value=value, se=se), "principal_r2": SimpleNamespace(value=9.0, se=1.0)}
+    (line,) = changes_in_words(SimpleNamespace(changes={"baseline": changes})).splitlines()
+    assert line == f"Captured R², what a linear probe reads in the leading autoregressive directions, {said}"
+    assert changes_in_words(SimpleNamespace(changes={})) == "Nothing was measured before the first step that compares."
 
 
 @pytest.mark.slow

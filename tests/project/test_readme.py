@@ -9,15 +9,19 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningCLI
 from transformers import LlamaForCausalLM
 from trl import SFTConfig
 
+from ntps_lightning import NTPSCallback
 from ntps_lightning.watch.names import logged_keys
+from ntps_lightning.watch.settings import Settings
 from tests.huggingface.test_trl import instructions, side_set, word_level_tokenizer
 from tests.support import ROOT
 from tests.support.models import LoraModule, Padding, loader, samples, tiny_config
 
 README = (ROOT / "README.md").read_text()
+CONFIGURATIONS = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -59,6 +63,19 @@ def test_snippet_runs(snippet, tmp_path, monkeypatch):
         assert list(Path("logs").rglob("events.out.tfevents.*"))
     elif trainer is not None:
         assert any("eval_ntps/score" in row for row in trainer.state.log_history)
+
+
+def test_lightning_cli_builds_the_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (configuration,) = CONFIGURATIONS
+    Path("config.yaml").write_text(configuration)
+    Path("reviews.csv").write_text("text,label\nso good,praise\nso bad,blame\n")
+    arguments = ["--config", "config.yaml", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    cli = LightningCLI(LoraModule, Data, args=arguments, run=False)
+    first, second = (each for each in vars(cli.trainer)["callbacks"] if isinstance(each, NTPSCallback))
+    assert first.settings == Settings(layers=[8, -1], groups="article")
+    assert second.settings == Settings(prefix="reviews", labels="label")
 
 
 def test_every_promise_names_a_test_that_is_there():
