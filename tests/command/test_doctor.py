@@ -121,7 +121,12 @@ def test_code_of_the_folder_is_never_run(doctor, tmp_path):
 def test_a_large_model_is_tried_in_one_block(doctor, tmp_path, monkeypatch):
     made = []
     build = small_model._random
-    monkeypatch.setattr(small_model, "_random", lambda *given: made.append(build(*given)) or made[-1])
+
+    def kept(*given):
+        made.append(build(*given))
+        return made[-1]
+
+    monkeypatch.setattr(small_model, "_random", kept)
     sizes = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 40_000}
     config = LlamaConfig(**sizes, num_hidden_layers=80, vocab_size=200_000, pad_token_id=199_999)
     code, text, facts = doctor("--model", saved(config, tmp_path))
@@ -155,20 +160,22 @@ def test_loggers_and_figures(monkeypatch):
     assert {logger.mend for logger in loggers.find_loggers() if logger.name == "wandb"} == {"pip install matplotlib"}
 
 
+@pytest.mark.slow
 def test_loggers_take_the_figures_that_they_are_said_to(tmp_path, monkeypatch):
     from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
     from matplotlib.figure import Figure
 
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb = WandbLogger(save_dir=tmp_path, offline=True)
     made = {
         "csv": CSVLogger(tmp_path),
         "tensorboard": TensorBoardLogger(tmp_path),
-        "wandb": WandbLogger(save_dir=tmp_path, offline=True),
+        "wandb": wandb,
         "mlflow": MLFlowLogger(tracking_uri=f"file:{tmp_path}/mlruns"),
     }
     takes = {name: log_figure(logger, "picture", Figure(), 0) for name, logger in made.items()}
-    made["wandb"].experiment.finish()
+    wandb.experiment.finish()
     assert takes == {name: figures for name, (_, figures) in loggers.LOGGERS.items()}
 
 

@@ -7,7 +7,6 @@ from importlib import metadata
 
 import pytest
 
-from ntps_lightning.command import packages
 from ntps_lightning.command.packages import OPTIONAL, find_packages, problems_of
 from tests.support import ROOT
 
@@ -43,9 +42,9 @@ def installed(monkeypatch):
         def get_all(self, name):
             return ["plots", "huggingface", "demo"]
 
-    monkeypatch.setattr(packages.metadata, "version", version)
-    monkeypatch.setattr(packages.metadata, "requires", lambda name: REQUIRES)
-    monkeypatch.setattr(packages.metadata, "metadata", lambda name: Metadata({"Requires-Python": ">=3.10"}))
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "requires", lambda name: REQUIRES)
+    monkeypatch.setattr(metadata, "metadata", lambda name: Metadata({"Requires-Python": ">=3.10"}))
     return here
 
 
@@ -106,7 +105,7 @@ def test_a_checkout_that_is_not_installed_says_so(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     for name in ("version", "requires", "metadata"):
-        monkeypatch.setattr(packages.metadata, name, nowhere)
+        monkeypatch.setattr(metadata, name, nowhere)
     (line,) = problems_of(find_packages())
     assert line.startswith("ntps-lightning is missing: pip install -e .")
 
