@@ -67,6 +67,14 @@ class MemoryEstimate:
         free = self._free()
         return self._need() if free is None else f"{self._need()}; {self._room(free)} are free"
 
+    @property
+    def fit(self) -> int | None:
+        """How many such layers there is room for; ``None`` where what is free is not known."""
+        free = self._free()
+        if free is None:
+            return None
+        return max(0, free - self._scratch()) * self.num_layers // self._states()
+
     def check(self) -> None:
         """Refuse, before it is taken, what the device does not have.
 
@@ -74,10 +82,9 @@ class MemoryEstimate:
             SetupError: If the device does not have it; the message says how many layers fit.
 
         """
-        states, scratch, free = self._states(), self._scratch(), self._free()
-        if free is None or states + scratch <= free:
+        free, fit = self._free(), self.fit
+        if free is None or fit is None or fit >= self.num_layers:
             return
-        fit = max(0, free - scratch) * self.num_layers // states
         way_out = f"name at most {fit} layers with `layers=`" if fit else "not even one layer fits"
         way_out += ", or keep the sums elsewhere with `accumulate_device=`"
         way_out += ", or spare the second measurement with `baseline=False`" if self.measurements > 1 else ""
@@ -90,12 +97,12 @@ class MemoryEstimate:
         each += f" and {self.kept} kept states" if self.kept else ""
         layers = f"{self.measurements} measurements x " if self.measurements > 1 else ""
         layers += f"{self.num_layers} layers"
-        states, scratch = _size(self._states()), _size(self._scratch())
+        states, scratch = size_in_words(self._states()), size_in_words(self._scratch())
         return f"{states} on {self.device}: {layers} x {each}, and {scratch} of scratch memory"
 
     def _room(self, free: int) -> str:
         sharing = self._sharing()
-        return _size(free) + (f" for each of {sharing} processes" if sharing > 1 else "")
+        return size_in_words(free) + (f" for each of {sharing} processes" if sharing > 1 else "")
 
     def _sharing(self) -> int:
         """A GPU is a process's own."""
@@ -132,7 +139,9 @@ class CopyEstimate:
     count: int
 
     def __str__(self) -> str:
-        return f"{_size(self.count)} on the host for a copy of the weights that train until the first validation"
+        return (
+            f"{size_in_words(self.count)} on the host for a copy of the weights that train until the first validation"
+        )
 
     def check(self) -> None:
         """Refuse, before it is taken, what the host does not have.
@@ -143,8 +152,9 @@ class CopyEstimate:
         """
         free = available_bytes(torch.device("cpu"))
         if free is not None and self.count > free:
-            raise SetupError(f"NTPS needs {self}, and only {_size(free)} are free; `baseline=False` spares it")
+            raise SetupError(f"NTPS needs {self}, and only {size_in_words(free)} are free; `baseline=False` spares it")
 
 
-def _size(count: int) -> str:
+def size_in_words(count: int) -> str:
+    """Such as ``"1.5 GiB"``."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

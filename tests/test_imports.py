@@ -37,6 +37,10 @@ def test_a_name_loads_no_more_than_it_needs(name, spared):
     assert not loaded_after(f"from ntps_lightning import {name}") & set(spared)
 
 
+def test_the_doctor_loads_none_of_what_it_lists():
+    assert not loaded_after("from ntps_lightning.command.doctor import examine; examine()")
+
+
 def test_every_public_name_is_there_and_listed():
     assert set(ntps_lightning.__all__) <= set(dir(ntps_lightning))
     for name in ntps_lightning.__all__:
@@ -72,6 +76,8 @@ BELOW = {
     "monitor": {"errors", "distributed", "functional", "memory", "metric", "capture"},
     "watch": {"errors", "batch_items", "distributed", "functional", "side_set", "capture", "monitor"},
     "callback": {"errors", "batch_items", "distributed", "functional", "capture", "figures", "monitor", "watch"},
+    "command": {"errors", "available", "memory", "functional", "capture"},
+    "__main__": {"command"},
     "huggingface": {"errors", "batch_items", "distributed", "functional", "capture", "monitor", "watch"},
 }
 

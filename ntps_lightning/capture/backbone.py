@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -102,6 +102,20 @@ def adapters_disabled(backbone: Backbone) -> bool:
     return bool(flags) and all(flags)
 
 
+def refuse_prompt_learning(config: Any) -> None:
+    """Refuse a configuration of PEFT's that puts tokens into the sequence.
+
+    Raises:
+        ValueError: If it does.
+
+    """
+    if config.is_prompt_learning:
+        raise ValueError(
+            "prompt and prefix tuning put virtual tokens into the sequence, which cannot be told from the text;"
+            " LoRA and other adapters of the weights are supported"
+        )
+
+
 def _named(module: nn.Module, name: str) -> nn.Module:
     try:
         return module.get_submodule(name)
@@ -172,8 +186,5 @@ def _plain(module: nn.Module) -> Backbone:
 def _refuse_prompt_learning(module: nn.Module) -> None:
     for child in module.modules():
         configs = getattr(child, "peft_config", None)
-        if isinstance(configs, Mapping) and any(config.is_prompt_learning for config in configs.values()):
-            raise ValueError(
-                "prompt and prefix tuning put virtual tokens into the sequence, which cannot be told from the text;"
-                " LoRA and other adapters of the weights are supported"
-            )
+        for config in configs.values() if isinstance(configs, Mapping) else ():
+            refuse_prompt_learning(config)

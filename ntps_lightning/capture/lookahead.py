@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.utilities import rank_zero_info
 
 from ntps_lightning.capture.backbone import Backbone
 from ntps_lightning.capture.entry import NotCallableError, find_entry, reshard
@@ -35,8 +34,7 @@ class _UntriedError(Exception):
 def refuse_lookahead(backbone: Backbone, module: nn.Module) -> None:
     """Refuse a model whose states of early tokens depend on later ones; every rank must call it.
 
-    The decoder is called once, over four short rows, and left as it was (:func:`own_pass`). Where it cannot be called,
-    one line says so.
+    Where that cannot be tried, one line says so.
 
     Args:
         backbone: the decoder to try.
@@ -45,6 +43,18 @@ def refuse_lookahead(backbone: Backbone, module: nn.Module) -> None:
     Raises:
         SetupError: On every rank, if the model looks ahead.
 
+    """
+    from torchmetrics.utilities import rank_zero_info
+
+    untried = try_lookahead(backbone, module)
+    if untried:
+        rank_zero_info(f"NTPS {untried}")
+
+
+def try_lookahead(backbone: Backbone, module: nn.Module) -> str:
+    """The same, but hands back the line: why it could not be tried, empty where it was.
+
+    The decoder is called once, over four short rows, and left as it was (:func:`own_pass`).
     """
     influence, reason = 0.0, ""
     try:
@@ -60,8 +70,7 @@ def refuse_lookahead(backbone: Backbone, module: nn.Module) -> None:
             " the next token, and means nothing where they have seen it: score a decoder-only language model, or pass"
             " allow_bidirectional=True if you know better"
         )
-    if untried:
-        rank_zero_info(f"NTPS could not try whether {name} looks ahead: {reason or 'it failed on another rank'}")
+    return f"could not try whether {name} looks ahead: {reason or 'it failed on another rank'}" if untried else ""
 
 
 def _influence(states: Tensor) -> float:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ntps_lightning.functional.held_out import HeldOut
 
-_FEW_SAMPLES_PER_DIM = 20
+# Samples per hidden dimension below which the score is biased.
+FEW_SAMPLES_PER_DIM = 20
 # Why there are no held-out numbers where nobody wanted any.
 NO_ROWS = "no rows were kept"
 
@@ -92,10 +93,10 @@ class NTPSDetails:
 
 def few_samples_warning(details: NTPSDetails) -> str | None:
     """What to tell a user whose n/d is too low for the score to stand alone."""
-    if details.samples_per_dim >= _FEW_SAMPLES_PER_DIM:
+    if details.samples_per_dim >= FEW_SAMPLES_PER_DIM:
         return None
     return (
         f"NTPS from {details.num_samples} samples is {details.samples_per_dim:.2g} per hidden dimension; below about"
-        f" {_FEW_SAMPLES_PER_DIM} it is biased towards its null. Read it beside `null` and `lift`, and compare only"
+        f" {FEW_SAMPLES_PER_DIM} it is biased towards its null. Read it beside `null` and `lift`, and compare only"
         " scores from the same number of samples."
     )

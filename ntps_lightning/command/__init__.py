@@ -1,0 +1,1 @@
+"""What is run from a shell: ``ntps COMMAND``, or ``python -m ntps_lightning COMMAND``."""
