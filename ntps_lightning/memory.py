@@ -65,7 +65,7 @@ class MemoryEstimate:
 
     def __str__(self) -> str:
         free = self._free()
-        return self._need() if free is None else f"{self._need()}; {self._room(free)} are free"
+        return self._need() if free is None else f"{self._need()}; at most {self._room(free)} are free"
 
     def check(self) -> None:
         """Refuse, before it is taken, what the device does not have.
@@ -81,7 +81,7 @@ class MemoryEstimate:
         way_out = f"name at most {fit} layers with `layers=`" if fit else "not even one layer fits"
         way_out += ", or keep the sums elsewhere with `accumulate_device=`"
         way_out += ", or spare the second measurement with `baseline=False`" if self.measurements > 1 else ""
-        raise SetupError(f"NTPS needs {self._need()}, and only {self._room(free)} are free; {way_out}")
+        raise SetupError(f"NTPS needs {self._need()}, and at most {self._room(free)} are free; {way_out}")
 
     def _need(self) -> str:
         square = "" if self.classes else " + C²"
@@ -143,7 +143,7 @@ class CopyEstimate:
         """
         free = available_bytes(torch.device("cpu"))
         if free is not None and self.count > free:
-            raise SetupError(f"NTPS needs {self}, and only {_size(free)} are free; `baseline=False` spares it")
+            raise SetupError(f"NTPS needs {self}, and at most {_size(free)} are free; `baseline=False` spares it")
 
 
 def _size(count: int) -> str:

@@ -60,9 +60,10 @@ def test_editors_see_the_names_that_are_loaded_late():
 # What each may import beside itself, as ARCHITECTURE.md draws it.
 BELOW = {
     "errors": set(),
+    "versions": set(),
     "distributed": {"errors"},
     "batch_items": {"errors"},
-    "functional": set(),
+    "functional": {"versions"},
     "available": set(),
     "memory": {"available", "errors", "functional"},
     "metric": {"distributed", "functional"},
@@ -93,11 +94,12 @@ def test_imports_run_one_way(file):
 
 
 def test_the_mathematics_imports_torch_and_the_standard_library_alone():
-    for file in (PACKAGE / "functional").glob("*.py"):
+    for file in (PACKAGE / "versions.py", *(PACKAGE / "functional").glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             roots = {module.split(".")[0] for module in modules}
             # typing_extensions is for type checkers, and comes with torch.
             assert roots <= {*sys.stdlib_module_names, "torch", "ntps_lightning", "typing_extensions"}, file.name
-            assert not any(m.startswith("ntps_lightning.") and m.split(".")[1] != "functional" for m in modules)
+            ours = {module.split(".")[1] for module in modules if module.startswith("ntps_lightning.")}
+            assert ours <= {"functional", "versions"}
