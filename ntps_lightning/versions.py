@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -26,3 +27,25 @@ def matmul_flag(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+# Lightning 2.6: a Trainer of pytorch_lightning takes callbacks of lightning. Before, each takes its own alone.
+
+
+def callback_base() -> type:
+    """Lightning's ``Callback``, for Trainers of ``lightning`` and, where it is installed, ``pytorch_lightning``."""
+    from lightning.pytorch.callbacks import Callback
+
+    if not _takes_its_own_alone("pytorch_lightning"):
+        return Callback
+    from pytorch_lightning.callbacks import Callback as Other
+
+    return type("Callback", (Callback, Other), {})
+
+
+def _takes_its_own_alone(package: str) -> bool:
+    try:
+        major, minor, *_ = version(package).split(".")
+    except PackageNotFoundError:
+        return False
+    return (int(major), int(minor)) < (2, 6)

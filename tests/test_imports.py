@@ -72,7 +72,17 @@ BELOW = {
     "side_set": {"errors", "batch_items", "functional"},
     "monitor": {"errors", "distributed", "functional", "memory", "metric", "capture"},
     "watch": {"errors", "batch_items", "distributed", "functional", "side_set", "capture", "monitor"},
-    "callback": {"errors", "batch_items", "distributed", "functional", "capture", "figures", "monitor", "watch"},
+    "callback": {
+        "errors",
+        "versions",
+        "batch_items",
+        "distributed",
+        "functional",
+        "capture",
+        "figures",
+        "monitor",
+        "watch",
+    },
     "huggingface": {"errors", "batch_items", "distributed", "functional", "capture", "monitor", "watch"},
 }
 
@@ -93,8 +103,12 @@ def test_imports_run_one_way(file):
         assert imports_of(file) <= {room} | BELOW[room]
 
 
+def test_what_the_mathematics_asks_of_versions_loads_no_more():
+    assert not loaded_after("import ntps_lightning.versions") & set(HEAVY)
+
+
 def test_the_mathematics_imports_torch_and_the_standard_library_alone():
-    for file in (PACKAGE / "versions.py", *(PACKAGE / "functional").glob("*.py")):
+    for file in (PACKAGE / "functional").glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

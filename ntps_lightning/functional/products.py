@@ -28,7 +28,8 @@ def float32_products(device: torch.device, precision: Precision) -> Iterator[Non
 def _flags(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
     settings = matmul_settings()
     if settings:
-        return _both_kinds(*settings, precision)
+        gpu, cpu = settings
+        return _both_kinds(gpu, cpu, precision)
     return matmul_flag(precision if device.type == "cuda" else "highest")
 
 

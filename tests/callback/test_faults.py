@@ -382,7 +382,9 @@ def test_memory_is_stated_and_refused_before_it_is_taken(tmp_path, monkeypatch):
     monkeypatch.setattr("ntps_lightning.available._host", lambda: free)
     trainer = make_trainer(tmp_path, callbacks=[NTPSCallback(CLASSES, layers="all")])
     message = r"NTPS needs 0.7 MiB on cpu: 3 layers x .* x 8 bytes at d = 16, C = 3 and 2048 kept states"
-    message += r", and 146.0 MiB of scratch memory, and at most 146.\d MiB are free; name at most 2 layers with `layers=`,"
+    message += (
+        r", and 146.0 MiB of scratch memory, and at most 146.\d MiB are free; name at most 2 layers with `layers=`,"
+    )
     message += r" or keep the sums elsewhere"
     with pytest.raises(ValueError, match=message):
         trainer.fit(LoraModule(), loader(), loader(60, seed=1))
