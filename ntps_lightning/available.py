@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import torch
 
+_MEMINFO = Path("/proc/meminfo")
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 # Of each version of cgroups: where memory is counted, its limit, what is used, and what of that is only cached files.
@@ -19,11 +19,12 @@ _FILES = {
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Bytes that can be allocated on ``device``: of a host what is free, and within the limits of the control groups of
-    this process (containers, batch systems); of a GPU what is free. ``None`` where that is not known.
+    """Bytes of which no more can be allocated on ``device``: of a host what is free (where only that is known, as on
+    macOS, all that it has), and within the limits of the control groups of this process (containers, batch systems);
+    of a GPU what is free. ``None`` where nothing is known.
     """
     if device.type == "cpu":
-        return min([int(psutil.virtual_memory().available), *_cgroup_rooms()])
+        return min((room for room in (_host(), *_cgroup_rooms()) if room is not None), default=None)
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
@@ -34,6 +35,23 @@ def processes_on_this_host() -> int:
     """How many processes of this run share the host's memory, as launchers say it; 1 where none does."""
     said = (os.environ.get(name, "") for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"))
     return next((int(count) for count in said if count.isdigit() and int(count)), 1)
+
+
+def _host() -> int | None:
+    """What Linux says is free; elsewhere in POSIX all that there is; ``None`` on Windows, which says neither so."""
+    try:
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        return int(lines["MemAvailable"].removesuffix("kB")) * 1024
+    except (OSError, KeyError, ValueError):
+        return _all_of_the_host()
+
+
+def _all_of_the_host() -> int | None:
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+    return pages * size if pages > 0 else None  # -1: not told
 
 
 def _cgroup_rooms() -> Iterator[int]:

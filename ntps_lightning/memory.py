@@ -65,7 +65,7 @@ class MemoryEstimate:
 
     def __str__(self) -> str:
         free = self._free()
-        return self._need() if free is None else f"{self._need()}; {self._room(free)} are free"
+        return self._need() if free is None else f"{self._need()}; at most {self._room(free)} are free"
 
     @property
     def fit(self) -> int | None:
@@ -88,7 +88,7 @@ class MemoryEstimate:
         way_out = f"name at most {fit} layers with `layers=`" if fit else "not even one layer fits"
         way_out += ", or keep the sums elsewhere with `accumulate_device=`"
         way_out += ", or spare the second measurement with `baseline=False`" if self.measurements > 1 else ""
-        raise SetupError(f"NTPS needs {self._need()}, and only {self._room(free)} are free; {way_out}")
+        raise SetupError(f"NTPS needs {self._need()}, and at most {self._room(free)} are free; {way_out}")
 
     def _need(self) -> str:
         square = "" if self.classes else " + C²"
@@ -152,7 +152,9 @@ class CopyEstimate:
         """
         free = available_bytes(torch.device("cpu"))
         if free is not None and self.count > free:
-            raise SetupError(f"NTPS needs {self}, and only {size_in_words(free)} are free; `baseline=False` spares it")
+            raise SetupError(
+                f"NTPS needs {self}, and at most {size_in_words(free)} are free; `baseline=False` spares it"
+            )
 
 
 def size_in_words(count: int) -> str:

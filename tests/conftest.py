@@ -12,14 +12,18 @@ torch.set_num_threads(1)  # the models are tiny: threads would only wait for eac
 
 def pytest_addoption(parser):
     parser.addoption("--compatibility", action="store_true", help="write COMPATIBILITY.md")
+    parser.addoption("--floor", action="store_true", help="write its section of the lowest versions")
     parser.addoption("--table", action="store_true", help="print COMPATIBILITY.md's tables of the tests that ran")
 
 
 def pytest_configure(config):
-    if config.getoption("--compatibility") or config.getoption("--table"):
-        from tests.support.compatibility import Table
+    written = {"all": "--compatibility", "floor": "--floor", "": "--table"}
+    for write, option in written.items():
+        if config.getoption(option):
+            from tests.support.compatibility import Table
 
-        config.pluginmanager.register(Table(write=config.getoption("--compatibility")))
+            config.pluginmanager.register(Table(write))
+            return
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` takes some away

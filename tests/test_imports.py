@@ -64,9 +64,10 @@ def test_editors_see_the_names_that_are_loaded_late():
 # What each may import beside itself, as ARCHITECTURE.md draws it.
 BELOW = {
     "errors": set(),
+    "versions": set(),
     "distributed": {"errors"},
     "batch_items": {"errors"},
-    "functional": set(),
+    "functional": {"versions"},
     "available": set(),
     "memory": {"available", "errors", "functional"},
     "metric": {"distributed", "functional"},
@@ -75,7 +76,17 @@ BELOW = {
     "side_set": {"errors", "batch_items", "functional"},
     "monitor": {"errors", "distributed", "functional", "memory", "metric", "capture"},
     "watch": {"errors", "batch_items", "distributed", "functional", "side_set", "capture", "monitor"},
-    "callback": {"errors", "batch_items", "distributed", "functional", "capture", "figures", "monitor", "watch"},
+    "callback": {
+        "errors",
+        "versions",
+        "batch_items",
+        "distributed",
+        "functional",
+        "capture",
+        "figures",
+        "monitor",
+        "watch",
+    },
     "command": {"errors", "available", "memory", "functional", "capture"},
     "__main__": {"command"},
     "huggingface": {"errors", "batch_items", "distributed", "functional", "capture", "monitor", "watch"},
@@ -98,6 +109,10 @@ def test_imports_run_one_way(file):
         assert imports_of(file) <= {room} | BELOW[room]
 
 
+def test_what_the_mathematics_asks_of_versions_loads_no_more():
+    assert not loaded_after("import ntps_lightning.versions") & set(HEAVY)
+
+
 def test_the_mathematics_imports_torch_and_the_standard_library_alone():
     for file in (PACKAGE / "functional").glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -106,4 +121,5 @@ def test_the_mathematics_imports_torch_and_the_standard_library_alone():
             roots = {module.split(".")[0] for module in modules}
             # typing_extensions is for type checkers, and comes with torch.
             assert roots <= {*sys.stdlib_module_names, "torch", "ntps_lightning", "typing_extensions"}, file.name
-            assert not any(m.startswith("ntps_lightning.") and m.split(".")[1] != "functional" for m in modules)
+            ours = {module.split(".")[1] for module in modules if module.startswith("ntps_lightning.")}
+            assert ours <= {"functional", "versions"}

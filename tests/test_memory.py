@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import psutil
+import os
+
 import pytest
 import torch
 
@@ -48,8 +49,8 @@ def cgroup(root, path, **files):
 @pytest.fixture
 def host(tmp_path, monkeypatch):
     """A host of 64 GiB with control groups in a folder of our own."""
-    free = psutil.virtual_memory()._replace(available=64 * GIB)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    (tmp_path / "meminfo").write_text(f"MemTotal: 9 kB\nMemAvailable:   {64 * GIB // 1024} kB\nHugePages_Total: 0\n")
+    monkeypatch.setattr(available, "_MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(available, "_CGROUPS", tmp_path)
     own = tmp_path / "own"
     monkeypatch.setattr(available, "_OWN_CGROUPS", own)
@@ -61,6 +62,38 @@ def host(tmp_path, monkeypatch):
 
 def free_bytes():
     return available.available_bytes(torch.device("cpu"))
+
+
+def test_this_host_has_what_its_system_says():
+    everything = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert everything / 1000 < available._host() <= everything
+    assert 0 < free_bytes() <= available._host() * 1.5  # of two moments
+
+
+def test_where_only_the_size_of_the_host_is_known(host, monkeypatch):
+    pages = {"SC_PHYS_PAGES": 3, "SC_PAGE_SIZE": GIB}
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    for text in ("MemTotal: 9 kB\n", "MemAvailable: ? kB\n", ""):
+        (host / "meminfo").write_text(text)
+        assert free_bytes() == 3 * GIB
+    (host / "meminfo").unlink()
+    assert free_bytes() == 3 * GIB
+    cgroup(host, "job", memory_max=2 * GIB, memory_current=0, memory_stat="inactive_file 0")
+    assert free_bytes() == 2 * GIB
+
+
+def test_where_nothing_is_known_nothing_is_refused(host, monkeypatch):
+    (host / "meminfo").unlink()
+    monkeypatch.setattr(os, "sysconf", lambda name: -1)
+    assert free_bytes() is None
+    monkeypatch.delattr(os, "sysconf")
+    assert free_bytes() is None
+    estimate = MemoryEstimate(num_layers=10**9, hidden_size=10**4, num_outputs=2, device=torch.device("cpu"))
+    estimate.check()
+    assert "free" not in str(estimate)
+    cgroup(host, "job", memory_max=2 * GIB, memory_current=0, memory_stat="inactive_file 0")
+    with pytest.raises(ValueError, match="not even one layer fits"):
+        estimate.check()
 
 
 def test_a_container_may_use_less_than_its_host_has(host):
@@ -89,7 +122,7 @@ def test_where_there_are_no_control_groups(host):
 
 def test_neighbours_on_the_same_host_share_its_memory(host, monkeypatch):
     options = {"num_layers": 1, "hidden_size": 16, "num_outputs": 2, "device": torch.device("cpu")}
-    assert str(MemoryEstimate(**options)).endswith("; 64.0 GiB are free")
-    assert str(MemoryEstimate(**options, processes=4)).endswith("; 16.0 GiB for each of 4 processes are free")
+    assert str(MemoryEstimate(**options)).endswith("; at most 64.0 GiB are free")
+    assert str(MemoryEstimate(**options, processes=4)).endswith("; at most 16.0 GiB for each of 4 processes are free")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert str(MemoryEstimate(**options)).endswith("; 8.0 GiB for each of 8 processes are free")
+    assert str(MemoryEstimate(**options)).endswith("; at most 8.0 GiB for each of 8 processes are free")

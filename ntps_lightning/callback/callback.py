@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from torch import nn
 from typing_extensions import Unpack, override
 
@@ -22,12 +21,18 @@ from ntps_lightning.callback.validation import Validation
 from ntps_lightning.capture.backbone import Layers
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.options import ScoreKeywords
+from ntps_lightning.versions import callback_base
 from ntps_lightning.watch.guard import OnError
 from ntps_lightning.watch.records import Records
 from ntps_lightning.watch.results import Results
 from ntps_lightning.watch.settings import Settings
 from ntps_lightning.watch.side_pass import OF_A_SIDE_SET, Data, Side, named_sets
 from ntps_lightning.watch.watch import Watch
+
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+else:
+    Callback = callback_base()
 
 _WAY_OUT = "`trainer.validate(module)` before `trainer.fit(module)` gives one"
 

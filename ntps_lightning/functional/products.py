@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 
 from ntps_lightning.functional.options import Precision
+from ntps_lightning.versions import matmul_flag, matmul_settings
 
 
 @contextmanager
@@ -20,14 +21,20 @@ def float32_products(device: torch.device, precision: Precision) -> Iterator[Non
 
     """
     # Autocast would turn a float32 product into a bfloat16 one inside the user's own forward pass.
-    with torch.no_grad(), torch.autocast(device.type, enabled=False), _flags(precision):
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), _flags(device, precision):
         yield
 
 
+def _flags(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    settings = matmul_settings()
+    if settings:
+        gpu, cpu = settings
+        return _both_kinds(gpu, cpu, precision)
+    return matmul_flag(precision if device.type == "cuda" else "highest")
+
+
 @contextmanager
-def _flags(precision: Precision) -> Iterator[None]:
-    gpu: Any = torch.backends.cuda.matmul
-    cpu: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+def _both_kinds(gpu: Any, cpu: Any, precision: Precision) -> Iterator[None]:
     wanted = {gpu: "tf32" if precision == "high" else "ieee", cpu: "ieee"}
     before = {setting: setting.fp32_precision for setting in wanted}
     if all(value in (wanted[setting], "none") for setting, value in before.items()) and precision == "highest":

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ntps_lightning import NTPSCallback
-from tests.support.models import LoraModule, loader, make_trainer
+from tests.support.models import SAFELY, LoraModule, loader, make_trainer
 
 
 class Killed(LoraModule):
@@ -40,7 +40,7 @@ def main() -> None:
     trainer = make_trainer(folder, callbacks=[callback, checkpoint], max_epochs=4, enable_checkpointing=True)
     last = folder / "last.ckpt"
     path = last if last.exists() else None
-    trainer.fit(Killed(), loader(), loader(60, seed=1), ckpt_path=path, weights_only=True)
+    trainer.fit(Killed(), loader(), loader(60, seed=1), ckpt_path=path, **SAFELY)
     baseline = {layer: details.curve.tolist() for layer, details in callback.baseline_details.items()}
     (folder / "note.json").write_text(json.dumps({"history": callback.history, "baseline": baseline}))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+from importlib.metadata import PackageNotFoundError
 
 import lightning.pytorch as pl
 import pytest
@@ -16,10 +17,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ntps_lightning import NTPSCallback
+from ntps_lightning import NTPSCallback, versions
 from tests.support.models import (
     CLASSES,
     LAYERS,
+    SAFELY,
     LoraModule,
     Padding,
     Recording,
@@ -134,7 +136,7 @@ def test_resuming_keeps_history_and_baseline(tmp_path):
     first.save_checkpoint(tmp_path / "stopped.ckpt")
     resumed = NTPSCallback(layers=range(LAYERS + 1))
     second = make_trainer(tmp_path, callbacks=[resumed])
-    second.fit(LoraModule(), loader(), loader(60, seed=1), ckpt_path=tmp_path / "stopped.ckpt", weights_only=True)
+    second.fit(LoraModule(), loader(), loader(60, seed=1), ckpt_path=tmp_path / "stopped.ckpt", **SAFELY)
     assert resumed.history == whole.history
 
 
@@ -402,7 +404,7 @@ def test_a_changed_definition_starts_a_new_history_and_says_so(tmp_path):
         UserWarning, match=r"measured with ridge=0.1 \(now 0.2\), layers=-1 \(now 1\): it starts anew"
     )
     with warned, pytest.warns(UserWarning, match="counts from step 12"):
-        trainer.fit(LoraModule(), loader(), loader(60, seed=1), ckpt_path=tmp_path / "stopped.ckpt", weights_only=True)
+        trainer.fit(LoraModule(), loader(), loader(60, seed=1), ckpt_path=tmp_path / "stopped.ckpt", **SAFELY)
     assert [row["step"] for row in changed.history] == [12]
 
 
@@ -480,3 +482,19 @@ def test_both_trainers_take_it(tmp_path, package):
     trainer = package.Trainer(max_epochs=1, callbacks=[callback, stopping], default_root_dir=tmp_path, **options)
     trainer.fit(Module(), loader(), loader(60, seed=1))
     assert float(trainer.callback_metrics["ntps/score"]) == pytest.approx(callback.history[-1]["ntps/score"], rel=1e-5)
+
+
+def test_before_lightning_2_6_a_callback_is_of_both_packages(monkeypatch):
+    monkeypatch.setattr(versions, "version", lambda package: "2.5.6.post0")
+    both = versions.callback_base()
+    assert issubclass(both, pl.Callback)
+    assert issubclass(both, pytorch_lightning.Callback)
+    for found in ("2.6.0rc1", "3.0"):
+        monkeypatch.setattr(versions, "version", lambda package, found=found: found)
+        assert versions.callback_base() is pl.Callback
+
+    def missing(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(versions, "version", missing)
+    assert versions.callback_base() is pl.Callback

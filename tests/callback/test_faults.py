@@ -8,7 +8,6 @@ import shutil
 import warnings
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -379,11 +378,13 @@ def test_an_error_inside_the_forward_pass_is_not_raised_there(tmp_path):
 @fault("no memory for the sums", "refused at the start, with the figure and how many layers fit")
 def test_memory_is_stated_and_refused_before_it_is_taken(tmp_path, monkeypatch):
     need = state_bytes(LAYERS + 1, HIDDEN, CLASSES, kept=2048)
-    free = psutil.virtual_memory()._replace(available=need * 2 // 3 + scratch_bytes(HIDDEN, 2048))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    free = need * 2 // 3 + scratch_bytes(HIDDEN, 2048)
+    monkeypatch.setattr("ntps_lightning.available._host", lambda: free)
     trainer = make_trainer(tmp_path, callbacks=[NTPSCallback(CLASSES, layers="all")])
     message = r"NTPS needs 0.7 MiB on cpu: 3 layers x .* x 8 bytes at d = 16, C = 3 and 2048 kept states"
-    message += r", and 146.0 MiB of scratch memory, and only 146.\d MiB are free; name at most 2 layers with `layers=`,"
+    message += (
+        r", and 146.0 MiB of scratch memory, and at most 146.\d MiB are free; name at most 2 layers with `layers=`,"
+    )
     message += r" or keep the sums elsewhere"
     with pytest.raises(ValueError, match=message):
         trainer.fit(LoraModule(), loader(), loader(60, seed=1))

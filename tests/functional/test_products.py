@@ -7,18 +7,17 @@ from typing import Any
 import pytest
 import torch
 
+from ntps_lightning.functional import products
 from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.products import float32_products
 from ntps_lightning.functional.score import score_details
+from ntps_lightning.versions import matmul_settings
 
 BACKENDS: Any = torch.backends
-MATMUL = (BACKENDS.cuda.matmul, BACKENDS.mkldnn.matmul)
+MATMUL = matmul_settings()
 READERS = {
     "float32_matmul_precision": torch.get_float32_matmul_precision,
     "allow_tf32": lambda: torch.backends.cuda.matmul.allow_tf32,
-    "cuda": lambda: MATMUL[0].fp32_precision,
-    "cpu": lambda: MATMUL[1].fp32_precision,
-    "all": lambda: BACKENDS.fp32_precision,
     "cudnn": lambda: torch.backends.cudnn.allow_tf32,
     "autocast": lambda: torch.is_autocast_enabled("cpu"),
     "grad": torch.is_grad_enabled,
@@ -27,6 +26,12 @@ READERS = {
     "threads": torch.get_num_threads,
     "dtype": torch.get_default_dtype,
 }
+if MATMUL:
+    READERS |= {
+        "cuda": lambda: MATMUL[0].fp32_precision,
+        "cpu": lambda: MATMUL[1].fp32_precision,
+        "all": lambda: BACKENDS.fp32_precision,
+    }
 
 
 def read():
@@ -44,7 +49,8 @@ def flags():
     """Everything as it is in a fresh process, before and after."""
 
     def fresh():
-        BACKENDS.fp32_precision = "none"
+        if MATMUL:
+            BACKENDS.fp32_precision = "none"
         torch.set_float32_matmul_precision("highest")
         for setting in MATMUL:
             setting.fp32_precision = "none"
@@ -59,25 +65,41 @@ SETTINGS = {
     "high": lambda: torch.set_float32_matmul_precision("high"),
     "medium": lambda: torch.set_float32_matmul_precision("medium"),
     "allow_tf32": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+}
+NEWER = {
     "cuda": lambda: setattr(MATMUL[0], "fp32_precision", "tf32"),
     "cpu": lambda: setattr(MATMUL[1], "fp32_precision", "bf16"),
     "all": lambda: setattr(BACKENDS, "fp32_precision", "tf32"),
 }
+has_settings = pytest.mark.skipif(not MATMUL, reason=f"torch {torch.__version__} has no fp32_precision")
 
 
 @pytest.mark.parametrize("precision", ["highest", "high"])
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", [*SETTINGS, *(pytest.param(name, marks=has_settings) for name in NEWER)])
 def test_flags_can_be_read_and_come_back(flags, setting, precision):
-    SETTINGS[setting]()
+    (SETTINGS | NEWER)[setting]()
     before = read()
     with float32_products(torch.device("cpu"), precision):
         inside = read()
-        assert MATMUL[1].fp32_precision in ("none", "ieee")
-        assert MATMUL[0].fp32_precision in (("none", "ieee") if precision == "highest" else ("tf32",))
+        if MATMUL:
+            assert MATMUL[1].fp32_precision in ("none", "ieee")
+            assert MATMUL[0].fp32_precision in (("none", "ieee") if precision == "highest" else ("tf32",))
+        else:
+            assert torch.get_float32_matmul_precision() == "highest"
     assert [name for name in READERS if inside[name] == "raises" != before[name]] == []
     assert read() == before
 
 
+@pytest.mark.parametrize(("device", "within"), [("cpu", "highest"), ("cuda", "high")])
+def test_before_there_were_settings_one_flag_is_set(flags, monkeypatch, device, within):
+    monkeypatch.setattr(products, "matmul_settings", lambda: ())
+    torch.set_float32_matmul_precision("medium")
+    with products._flags(torch.device(device), "high"):
+        assert torch.get_float32_matmul_precision() == within
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+@has_settings
 def test_what_comes_from_a_flag_above_still_does(flags):
     BACKENDS.fp32_precision = "tf32"
     with float32_products(torch.device("cpu"), "highest"):

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTr
 from ntps_lightning.huggingface import watch
 from tests.support.models import tiny_config
 
-trl = pytest.importorskip("trl")
+trl = pytest.importorskip("trl", "1.0", reason="TRL is not tried with the lowest versions")
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 GOOD, BAD, REST = ("good", "fine", "nice"), ("bad", "poor", "sad"), ("the", "film", "was", "a", "bit", "very", "plot")

@@ -222,7 +222,7 @@ def test_nothing_was_seen(model):
 def test_memory_is_refused_before_it_is_taken(model, monkeypatch):
     monitor = NTPSMonitor(model, layers="all", num_classes=CLASSES)
     monkeypatch.setattr("ntps_lightning.memory.available_bytes", lambda device: 2**20)
-    with pytest.raises(ValueError, match=r"NTPS needs .* only 1.0 MiB are free"):
+    with pytest.raises(ValueError, match=r"NTPS needs .* at most 1.0 MiB are free"):
         show(monitor, model, list(loader(16)))
     assert hooks_on(model) == 0
 
@@ -238,7 +238,7 @@ def test_a_rank_without_memory_listens_all_the_same(model, monkeypatch):
 
     monkeypatch.setattr(LayerHooks, "_emit", heard_emit)
     monkeypatch.setattr("ntps_lightning.memory.available_bytes", lambda device: 2**20)
-    with pytest.raises(ValueError, match=r"only 1.0 MiB are free"):
+    with pytest.raises(ValueError, match=r"at most 1.0 MiB are free"):
         show(monitor, model, list(loader(16)))
     assert heard == [True] * (LAYERS + 1)
 

@@ -11,12 +11,10 @@ import pytest
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningCLI
 from transformers import LlamaForCausalLM
-from trl import SFTConfig
 
 from ntps_lightning import NTPSCallback
 from ntps_lightning.watch.names import logged_keys
 from ntps_lightning.watch.settings import Settings
-from tests.huggingface.test_trl import instructions, side_set, word_level_tokenizer
 from tests.support import ROOT
 from tests.support.models import LoraModule, Padding, loader, samples, tiny_config
 
@@ -40,11 +38,13 @@ def test_there_are_snippets():
 def names_for(snippet: str) -> dict[str, Any]:
     """What a snippet takes for granted."""
     if "SFTTrainer" in snippet:
+        from tests.huggingface.test_trl import instructions, side_set, trl, word_level_tokenizer
+
         words = word_level_tokenizer()
         rows = side_set()
         model = LlamaForCausalLM(tiny_config(pad_token_id=1, eos_token_id=2))
         columns = {"reviews": [row["text"] for row in rows], "stars": [row["label"] for row in rows]}
-        config = SFTConfig("out", bf16=False, use_cpu=True, report_to=[])
+        config = trl.SFTConfig("out", bf16=False, use_cpu=True, report_to=[])
         return {"model": model, "config": config, "tokenizer": words, "instructions": instructions(), **columns}
     module = LoraModule()
     names = {"my_existing_module": module, "datamodule": Data(), "model": module.model, "batches": list(loader())}

@@ -2,12 +2,14 @@
 
 A test says what it shows with ``@pytest.mark.compatibility(section, row, note_or_column)``: in the sections of
 ``MATRICES`` the third is a column of the table, elsewhere what is checked. ``make compatibility`` runs those tests and
-writes the file; ``--table`` prints the tables of the tests that ran.
+writes the file but for its section of the lowest versions, which ``make test-floor`` writes; ``--table`` prints the
+tables of the tests that ran.
 """
 
 from __future__ import annotations
 
 import platform
+import re
 from importlib.metadata import version
 
 import pytest
@@ -34,6 +36,8 @@ SECTIONS = {
     "Faults": "The run goes on, or stops with one clear error before it has cost anything.",
 }
 MATRICES = ("Models", "Same bits")
+FLOOR, LAST = "## Lowest versions", "## Not tried, or not in our hands"
+PACKAGES = ("torch", "lightning", "transformers", "peft", "torchmetrics")
 _MARKS = {"passed": "✓", "failed": "✗", "skipped": "not run"}
 
 
@@ -54,46 +58,78 @@ NOT_TRIED = """\
 
 
 class Table:
-    """Collects outcomes while tests run."""
+    """Collects outcomes while tests run, in as many processes as there are.
 
-    def __init__(self, *, write: bool) -> None:
+    Args:
+        write: ``"all"`` of the file, its section of the lowest versions (``"floor"``) or nothing but what is printed.
+
+    """
+
+    def __init__(self, write: str = "") -> None:
         self._write = write
         self.outcomes: dict[tuple[str, str, str], str] = {}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item, call):
         report = yield
-        if report.when == "call" or not report.passed:
-            for mark in item.iter_markers("compatibility"):
-                key = mark.args if len(mark.args) == 3 else (*mark.args, "")
-                outcome = _MARKS[report.outcome]
-                if report.skipped and isinstance(report.longrepr, tuple):
-                    outcome = f"not run: {report.longrepr[2].removeprefix('Skipped: ')}"
-                if self.outcomes.get(key) in (None, "✓"):
-                    self.outcomes[key] = outcome
+        report.compatibility = [list(mark.args) for mark in item.iter_markers("compatibility")]
         return report
 
+    def pytest_runtest_logreport(self, report):
+        if report.when != "call" and report.passed:
+            return
+        for section, row, *last in report.compatibility:
+            outcome = _MARKS[report.outcome]
+            if report.skipped and isinstance(report.longrepr, tuple):
+                outcome = f"not run: {report.longrepr[2].removeprefix('Skipped: ')}"
+            key = (section, row, *last) if last else (section, row, "")
+            if self.outcomes.get(key) in (None, "✓"):
+                self.outcomes[key] = outcome
+
     def pytest_sessionfinish(self, session):
-        if self._write and session.exitstatus in (0, 1):
-            FILE.write_text(self.render())
+        if hasattr(session.config, "workerinput") or session.exitstatus not in (0, 1):
+            return
+        if self._write == "all":
+            FILE.write_text(self.render(floor_section(FILE.read_text())))
+        if self._write == "floor":
+            before, after = FILE.read_text().split(LAST)
+            FILE.write_text(f"{before.partition(FLOOR)[0]}{self.render_floor()}{LAST}{after}")
 
     def pytest_terminal_summary(self, terminalreporter):
         if not self._write:
             terminalreporter.write("\n".join([*self._tables(), ""]))
 
-    def render(self) -> str:
-        survived = sum(outcome == "✓" for outcome in self.outcomes.values())
-        packages = ["torch", "lightning", "transformers", "peft", "torchmetrics"]
-        versions = ", ".join(f"{name} {version(name)}" for name in packages)
-        lines = [
-            "# Compatibility",
-            "",
-            f"Written by `make compatibility` from the tests that ran: {survived} of {len(self.outcomes)} passed, with"
-            f" {versions}, Python {'.'.join(platform.python_version_tuple()[:2])}, {_device()}.",
-        ]
-        lines += self._tables()
-        lines += ["", "## Not tried, or not in our hands", "", ""]
+    def render(self, floor: str = "") -> str:
+        lines = ["# Compatibility", "", f"Written by `make compatibility` from the tests that ran: {self._passed()}."]
+        lines += [*self._tables(), "", f"{floor}{LAST}", "", ""]
         return "\n".join(lines) + ("" if torch.cuda.is_available() else NO_GPU) + NOT_TRIED
+
+    def render_floor(self) -> str:
+        """What the lowest versions do otherwise than the tables say."""
+        lowest = ", ".join(f"`{floor}`" for floor in floors().values())
+        lines = [
+            FLOOR,
+            "",
+            f"{lowest}. Written by `make test-floor` from the quick tests of the rows above that ran: {self._passed()}."
+            " Those that did not:",
+            "",
+            "| | | why |",
+            "|---|---|---|",
+        ]
+        others = {key: outcome for key, outcome in self.outcomes.items() if outcome != "✓"}
+        rows: dict[tuple[str, str, str], list[str]] = {}
+        for (where, row, last), outcome in others.items():
+            rows.setdefault((where, row, outcome.removeprefix("not run: ")), []).append(last)
+        for (where, row, why), found in rows.items():
+            whole = {last for at, name, last in self.outcomes if (at, name) == (where, row)} == set(found)
+            lines.append(f"| {where} | {row}{'' if whole else ': ' + ', '.join(found)} | {why} |")
+        return "\n".join([*lines, "", ""])
+
+    def _passed(self) -> str:
+        survived = sum(outcome == "✓" for outcome in self.outcomes.values())
+        versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+        python = ".".join(platform.python_version_tuple()[:2])
+        return f"{survived} of {len(self.outcomes)} passed, with {versions}, Python {python}, {_device()}"
 
     def _tables(self) -> list[str]:
         lines: list[str] = []
@@ -102,6 +138,18 @@ class Table:
             if cases:
                 lines += ["", f"## {section}", "", text, "", *(_matrix if section in MATRICES else _list)(cases)]
         return lines
+
+
+def floor_section(text: str) -> str:
+    """That of the lowest versions, which another run writes; empty where there is none yet."""
+    _, found, after = text.partition(FLOOR)
+    return found + after.partition(LAST)[0]
+
+
+def floors() -> dict[str, str]:
+    """What pyproject.toml admits of each package, such as ``torch>=2.6``."""
+    asked = re.findall(r'"([a-z]+)([>!]=[^"]+)"', (ROOT / "pyproject.toml").read_text())
+    return {name: f"{name}{dict(asked)[name]}" for name in PACKAGES}
 
 
 def _device() -> str:
