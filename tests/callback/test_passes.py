@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader
@@ -325,6 +326,8 @@ COMPILED = {
     ],
 )
 def test_a_compiled_model_is_heard_and_not_compiled_again(tmp_path, make, backend):
+    if make is compiled_module and Version(torch.__version__) < Version("2.7"):
+        pytest.skip("torch 2.6 fails on Lightning's own log(), without the callback too")
     graphs = []
     for callbacks in ([], [NTPSCallback()]):
         torch._dynamo.reset()

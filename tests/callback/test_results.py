@@ -145,8 +145,10 @@ def test_tuners_leave_no_trace(tmp_path, tuned):
     if tuned == "lr_find":
         Tuner(trainer).lr_find(module, num_training=8, update_attr=False)
     else:
-        Tuner(trainer).scale_batch_size(module, steps_per_trial=2, max_trials=3)
-        assert module.batch_size == 8
+        alone = Tuned()
+        for each, tuned_module in ((make_trainer(tmp_path, max_epochs=2), alone), (trainer, module)):
+            Tuner(each).scale_batch_size(tuned_module, steps_per_trial=2, max_trials=3)
+        assert module.batch_size == alone.batch_size > 2
     assert callback.history == []
     module.batch_size = 16
     trainer.fit(module)

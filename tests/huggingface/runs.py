@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from typing import Any
 
@@ -54,6 +55,7 @@ def make_trainer(
         "save_strategy": "no",
         "logging_strategy": "epoch",
     }
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # transformers 4 leaves it to the Trainers that follow
     return kind(
         model=model or make_model(),
         args=TrainingArguments(output_dir=str(tmp_path), **quiet | arguments),
