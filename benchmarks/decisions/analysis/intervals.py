@@ -20,6 +20,8 @@ class Interval:
     exploratory: float
 
     def __str__(self) -> str:
+        if numpy.isnan(self.value):
+            return f"({self.exploratory:.3f}, exploratory sets alone)"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 

@@ -8,6 +8,7 @@ import numpy
 
 from benchmarks.decisions.analysis import course, labels, layer, samples
 from benchmarks.decisions.analysis.candidates import OURS, series, shown, truth
+from benchmarks.decisions.settings import CONFIRMATORY
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -18,9 +19,11 @@ OURS_COLOR, OTHERS_COLOR = "#1f5fa8", "#888888"
 
 
 def write(found: dict, bases: list[dict], runs: list[dict], folder: Path) -> None:
-    """All figures whose chapters were found."""
+    """All figures whose chapters were found, on confirmatory sets."""
     folder.mkdir(parents=True, exist_ok=True)
-    if "stop" in found:
+    bases = [base for base in bases if base["base"]["data"] in CONFIRMATORY]
+    runs = [run for run in runs if run["run"]["data"] in CONFIRMATORY]
+    if runs and "stop" in found:
         _save(course_of(runs), folder / "course.png")
         columns = ("minus validation accuracy", "minus best fixed epoch")
         _save(dots(found["stop"], columns, "test accuracy, ", 0), folder / "stop.png")
