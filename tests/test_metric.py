@@ -5,6 +5,7 @@ import pickle
 import matplotlib
 import pytest
 import torch
+import torchmetrics
 from torch import nn
 from torchmetrics import MeanMetric, MetricCollection, MetricTracker
 
@@ -15,6 +16,11 @@ from tests.support import oracle
 from tests.support.data import pad, sequences
 
 matplotlib.use("Agg")
+
+merges = pytest.mark.skipif(
+    not hasattr(MeanMetric, "merge_state"), reason=f"torchmetrics {torchmetrics.__version__} has no merge_state"
+)
+MERGE = pytest.param("merge", marks=merges)
 
 
 @pytest.fixture
@@ -230,7 +236,7 @@ def kept_rows(metric):
     return [rows.states, rows.targets, rows.weights, rows.groups, rows.halves]
 
 
-@pytest.mark.parametrize("way", ["merge", "forward", "pickle", "clone", "batches", "device", "reset"])
+@pytest.mark.parametrize("way", [MERGE, "forward", "pickle", "clone", "batches", "device", "reset"])
 def test_kept_rows_survive_what_metrics_go_through(batches, way):
     metric = with_ids(batches, NextTokenPerceptionScore(6, 3, kept=30))
     wanted = kept_rows(metric)
@@ -269,7 +275,7 @@ def test_kept_rows_survive_what_metrics_go_through(batches, way):
     assert len(wanted[0]) == 30
 
 
-@pytest.mark.parametrize("way", ["merge", "forward", "pickle", "clone", "state_dict", "device", "reset"])
+@pytest.mark.parametrize("way", [MERGE, "forward", "pickle", "clone", "state_dict", "device", "reset"])
 def test_controls_survive_what_metrics_go_through(batches, way):
     metric = with_ids(batches, NextTokenPerceptionScore(6, 3, controls=True))
     wanted = metric.details().held_out
@@ -332,6 +338,7 @@ def make_larger(batches):
     return metric
 
 
+@merges
 def test_without_ids_samples_are_told_by_their_positions(batches):
     updated, forwarded = (NextTokenPerceptionScore(6, 3, kept=30) for _ in range(2))
     for batch in batches:

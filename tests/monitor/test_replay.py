@@ -96,7 +96,7 @@ class Output:
     """The hidden states that a model returns while it is listened to."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.decoder, self.states = model.get_decoder(), torch.empty(0)
+        self.decoder, self.states = find_backbone(model).decoder, torch.empty(0)
 
     def __enter__(self):
         self.handle = self.decoder.register_forward_hook(self.take)

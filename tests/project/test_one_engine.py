@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from ntps_lightning import NTPSCallback, NTPSMonitor
@@ -50,13 +50,19 @@ def through_lightning(tmp_path):
     return heard.history, beside.history
 
 
+class InOrder(Trainer):
+    """Trains on the rows as they come; before transformers 5 no argument says so."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(train_dataset or self.train_dataset)
+
+
 def through_huggingface(tmp_path):
     arguments = TrainingArguments(
         output_dir=str(tmp_path),
         num_train_epochs=EPOCHS,
         per_device_train_batch_size=BATCH_SIZE,
         per_device_eval_batch_size=BATCH_SIZE,
-        train_sampling_strategy="sequential",
         optim="adamw_torch",
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
@@ -68,7 +74,7 @@ def through_huggingface(tmp_path):
         use_cpu=True,
         dataloader_pin_memory=False,
     )
-    trainer = Trainer(make_model(), arguments, Padding(), TRAINED, EVALUATED)
+    trainer = InOrder(make_model(), arguments, Padding(), TRAINED, EVALUATED)
     heard = watch(trainer, layers="all")
     beside = watch(trainer, layers="all", data=SIDE_ROWS, prefix="side")
     trainer.train()
