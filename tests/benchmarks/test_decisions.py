@@ -60,6 +60,12 @@ def fake_run(run, rng):
     return {"name": run.name, "run": row, "stages": stages, "paired_errors": paired}
 
 
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """So many tell as much here, sooner."""
+    monkeypatch.setattr(intervals, "DRAWS", 300)
+
+
 @pytest.fixture(scope="module")
 def rows():
     rng = np.random.default_rng(0)
@@ -151,7 +157,8 @@ def test_a_number_that_misleads_explains_less_than_nothing(runs):
     assert clock.explained(turned, "val_accuracy", "accuracy")["bbc"][0] < -1
 
 
-def test_intervals_are_over_the_confirmatory_sets_alone():
+def test_intervals_are_over_the_confirmatory_sets_alone(monkeypatch):
+    monkeypatch.setattr(intervals, "DRAWS", 2000)
     values = {name: [1.0, 3.0] for name in settings.CONFIRMATORY} | {name: [9.0] for name in settings.EXPLORATORY}
     found = intervals.mean_over_sets(values)
     assert (found.value, found.low, found.high, found.exploratory) == (2, 2, 2, 9)

@@ -15,6 +15,7 @@ from benchmarks.helpers.peak import peak_bytes
 from benchmarks.helpers.synthetic import hidden_states
 
 
+@pytest.mark.slow
 def test_accumulate_and_solve():
     rows = list(accumulate.measure(32, 4, 8, "cpu", repeats=2))
     assert [row[-1] in ("met", "MISSED") for row in rows] == [False, False, True, True, True, True, False]
@@ -46,6 +47,7 @@ def test_a_prompt_counts_or_not(monkeypatch):
     assert whole[1:] == every[1:] != text[1:]
 
 
+@pytest.mark.slow
 def test_sync_moves_no_more_than_a_ring_and_takes_no_memory_for_ranks():
     d = 256
     found = sync.measure(2, 256)

@@ -62,7 +62,7 @@ def test_options_for_gpus_change_nothing_on_a_cpu(tmp_path, option):
 def test_unknown_options_are_refused_at_once():
     with pytest.raises(ValueError, match=r'"highest" \(float32\) or "high" \(TensorFloat32\), got \'tf32\''):
         NTPSCallback(precision="tf32")
-    with pytest.raises(RuntimeError, match="nowhere"):
+    with pytest.raises(ValueError, match=r"accumulate_device must be a device, .*, got 'nowhere'"):
         NTPSCallback(accumulate_device="nowhere")
 
 
