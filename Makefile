@@ -24,7 +24,7 @@ test: .venv/dev
 test-all: .venv/dev
 	$(BIN)/python -m pytest
 
-# The lowest versions that pyproject.toml admits, in an environment of their own. PyPI has PyTorch 2.6.0 for GPUs alone, several
+# The lowest versions that pyproject.toml admits, in an environment of their own. PyPI has PyTorch 2.6.0 for x86-64 Linux with CUDA alone, several
 # gigabytes: where a build of it for CPUs is at hand, FLOOR_TORCH=2.6.0 takes it.
 FLOOR_TORCH ?= 2.13.0
 test-floor: .venv-floor/$(FLOOR_TORCH)
