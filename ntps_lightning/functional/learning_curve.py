@@ -71,7 +71,8 @@ class LearningCurve:
         r"""R² of a probe that is fitted on so many rows, and its standard error, by a power law :math:`a - b m^{-c}`.
 
         It is fitted with every exponent c from .25 to 1.5, by generalised least squares. Predictions are averaged by
-        the likelihoods of their fits; the error has their own errors and how far they lie apart (METHOD 32).
+        the likelihoods of their fits; the error has their own errors and how far they lie apart (METHOD 32). Where the
+        curve still rises with the logarithm of m, as with many classes of few rows, the prediction is too low.
 
         Args:
             num_rows: from the smallest fit to four times the largest.

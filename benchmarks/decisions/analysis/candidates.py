@@ -4,7 +4,8 @@ from collections import defaultdict
 
 import numpy
 
-HELD_OUT = ("probe_r2", "probe_accuracy", "captured_r2", "captured", "principal_r2")
+from benchmarks.decisions.measures import HELD_OUT
+
 IN_SAMPLE = ("score", "lift", "captured_in_sample")
 OURS = HELD_OUT + IN_SAMPLE
 OTHERS = ("val_accuracy", "val_loss", "train_loss", "step", "rankme")

@@ -1,7 +1,7 @@
 """The tables of STUDY.md, in Markdown."""
 
 from benchmarks.decisions.analysis import samples
-from benchmarks.decisions.analysis.candidates import ALL, OURS, shown
+from benchmarks.decisions.analysis.candidates import ALL, shown
 from benchmarks.study.report.tables import table
 
 
@@ -28,7 +28,7 @@ def _rows(chapter: str, rows: dict) -> str:
 
 
 def _name(name) -> str:
-    return shown(name) if name in ALL or name in OURS else str(name)
+    return shown(name) if name in ALL else str(name)
 
 
 def _cell(value) -> str:
@@ -42,6 +42,8 @@ def _samples(found: dict) -> str:
         distances = ", ".join(f"{name} {each['distance after']:.1f}" for name, each in by_set.items())
         counted = [f"{said[name]} of {said['sets']}" for name in ("rise", "clear")]
         lines.append([ratio, f"{said['rank correlation']:.2f}", *counted, distances, "yes" if said["passes"] else "no"])
-    return table(
+    printed = table(
         ["n/d", "mean rank correlation", "rise", "end 3 sd above null", "sd above null at the end", "passes"], lines
     )
+    smallest = samples.enough(found)
+    return f"{printed}\n\nEnough: " + ("at no n/d that was tried." if smallest is None else f"from n/d {smallest} on.")
