@@ -43,7 +43,11 @@ def dense(file: Path, name: str) -> str:
             model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file.name, quantization_config=config)
             model.save_pretrained(work)
             AutoTokenizer.from_pretrained(source, gguf_file=file.name).save_pretrained(work)
-            Path(work).rename(folder)
+            try:
+                Path(work).rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was faster
+                    raise
     return str(folder)
 
 
