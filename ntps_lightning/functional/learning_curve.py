@@ -30,8 +30,9 @@ _FEWEST_SIZES = 3
 _REACH = 4
 # Added to variances of the curve: none is zero then, as that of an accuracy of 1 would be.
 _LEAST_VARIANCE = 1e-12
-# Exponents of the power law, all as likely before the curve is seen.
-_EXPONENTS = [0.05 * step for step in range(5, 31)]
+# Exponents of the power law, all as likely before the curve is seen: from that of a logarithm to that of a probe with far
+# more rows than dimensions.
+_EXPONENTS = [0.05 * step for step in range(21)]
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ class LearningCurve:
     def predict(self, num_rows: int) -> tuple[float, float]:
         r"""R² of a probe that is fitted on so many rows, and its standard error, by a power law :math:`a - b m^{-c}`.
 
-        It is fitted with every exponent c from .25 to 1.5, by generalised least squares. Predictions are averaged by
-        the likelihoods of their fits; the error has their own errors and how far they lie apart (METHOD 32). Where the
-        curve still rises with the logarithm of m, as with many classes of few rows, the prediction is too low.
+        It is fitted with every exponent c from 0, where it is a logarithm, to 1, by generalised least squares.
+        Predictions are averaged by the likelihoods of their fits; the error has their own errors and how far they lie
+        apart (METHOD 32).
 
         Args:
             num_rows: from the smallest fit to four times the largest.
@@ -334,12 +335,13 @@ def _mean_of(fits: list[_Point]) -> _Point:
 def _power_law(sizes: Tensor, values: Tensor, covariance: Tensor, at: float) -> tuple[float, float]:
     """Mean and standard deviation of a - b m^-c at ``at``, over the exponents by their likelihoods."""
     precision = torch.linalg.inv(covariance)
+    logarithms = sizes.log()
     means, variances, misfits = [], [], []
     for exponent in _EXPONENTS:
-        design = torch.stack([torch.ones_like(sizes), -(sizes**-exponent)], 1)
+        design = torch.stack([torch.ones_like(sizes), _risen(logarithms, exponent)], 1)
         errors = torch.linalg.inv(design.T @ precision @ design)
         found = errors @ design.T @ precision @ values
-        there = torch.tensor([1, -(at**-exponent)], dtype=torch.float64)
+        there = torch.stack([logarithms.new_ones(()), _risen(logarithms.new_tensor(at).log(), exponent)])
         misfit = values - design @ found
         means.append(there @ found)
         variances.append(there @ errors @ there)
@@ -348,3 +350,8 @@ def _power_law(sizes: Tensor, values: Tensor, covariance: Tensor, at: float) -> 
     likely = (-torch.stack(misfits) / 2).softmax(0)
     value = likely @ mean
     return float(value), float((likely @ (variance + (mean - value).square())).sqrt())
+
+
+def _risen(logarithms: Tensor, exponent: float) -> Tensor:
+    """(1 - m^-c) / c by the logarithm of m, which is the logarithm itself where c is 0."""
+    return -torch.special.expm1(-exponent * logarithms) / exponent if exponent else logarithms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 
 import numpy as np
@@ -203,14 +204,18 @@ def test_predictions_hold_what_larger_fits_find(redrawn, at, method):
         assert found[:, 1].mean() < 2 * found[:, 0].std()
 
 
-@pytest.mark.parametrize("exponent", [0.5, 1.0])
-def test_a_power_law_is_found_again(exponent):
-    r2 = {m: 0.5 - 2 * m**-exponent for m in (50, 100, 200, 400, 800)}
+@pytest.mark.parametrize(
+    "law",
+    [lambda m: 0.1 * math.log(m / 50), lambda m: 0.5 - 2 * m**-0.5, lambda m: 0.5 - 2 / m],
+    ids=["logarithm", "root", "inverse"],
+)
+def test_a_power_law_is_found_again(law):
+    r2 = {m: law(m) for m in (50, 100, 200, 400, 800)}
     errors = torch.full((5,), 1e-4, dtype=torch.float64)
     curve = LearningCurve(r2, dict.fromkeys(r2, 1e-4), None, None, dict.fromkeys(r2, 1), errors.square().diag())
     for m in (50, 300, 1600, 3200):
         value, se = curve.predict(m)
-        assert value == pytest.approx(0.5 - 2 * m**-exponent, abs=3 * se)
+        assert value == pytest.approx(law(m), abs=3 * se)
         assert 0 < se < 2e-3
     assert curve.predict(3200)[1] > curve.predict(300)[1]
 
