@@ -1,9 +1,9 @@
-"""How often the set that is said to hold the best layer does, and all intervals of ranks hold together, over redrawn data.
+"""How often the set that is said to hold the best layer does, and all intervals of ranks hold, over redrawn data.
 
-Layers are random views of the same states of a known population, so that their errors are paired. The truth of a layer is
-what its probe reads of the population, exactly, on average over the fits to all redrawn data sets. Beside it: how many
-layers the set has, how much too high the best layer's number is and how much of it was foretold; and, of data sets that
-are drawn by themselves, the same coverages unpaired.
+Layers are random views of the same states of a known population, so that their errors are paired. The truth of a
+layer is what its probe reads of the population, exactly, on average over the fits to all redrawn data sets. Beside it:
+how many layers the set has, how much too high the best layer's number is and how much of it was foretold; and, of data
+sets that are drawn by themselves, the same coverages unpaired.
 
 python -m benchmarks.ranking            # ten minutes
 """
@@ -26,7 +26,7 @@ GOAL = 0.93
 
 @dataclass(frozen=True)
 class Cell:
-    """What is redrawn: n samples of d dimensions, of which each layer shows p, all layers of the same samples or not."""
+    """What is redrawn: n samples of d dimensions, of which each layer shows p; paired: all layers of the same ones."""
 
     n: int
     d: int
