@@ -1,4 +1,4 @@
-"""Before any finetuning: which layer of SmolLM2-135M to read for each of seven packaged data sets, and how sure that is.
+"""Before any finetuning: which layer of SmolLM2-135M to read for each of seven packaged data sets, and how sure.
 
 python -m examples.prescreen                       # offline; stopped and started again, it goes on where it was
 python -m examples.prescreen --data mine.csv       # beside them, one of yours with columns text and label
@@ -11,9 +11,10 @@ import time
 import webbrowser
 from pathlib import Path
 
+from ntps_lightning.prescreening.prescreen import prescreen
+
 from benchmarks.study.texts.readers import read
 from examples import offline
-from ntps_lightning.prescreening.prescreen import prescreen
 from ntps_lightning.prescreening.report import terminal, write_report
 from ntps_lightning.prescreening.report.page import page_of
 
