@@ -65,8 +65,8 @@ class HeldOut:
         output_r2: ``probe_r2`` of each output alone, 0 where it does not vary in these rows; ``None`` for classes.
         curves: ``captured_r2``, ``principal_r2`` and with controls ``bag_r2`` by number of directions, each a value and
             its standard error.
-        learning_curve: of the whole probe, by number of rows that it was fitted on; ``None`` where curves were not
-            asked for, or too few rows were kept.
+        learning_curve: of the whole probe, by number of rows that it was fitted on; ``None`` where it was not asked for,
+            or too few rows were kept.
 
     """
 
@@ -124,6 +124,7 @@ def held_out(
     *,
     bag: Tensor | None = None,
     curves: bool = True,
+    fewer_rows: bool = True,
 ) -> HeldOut:
     """Held-out numbers of kept rows.
 
@@ -134,7 +135,8 @@ def held_out(
         basis: ``(d, j)`` orthonormal basis of the leading autoregressive directions, nested, j >= k.
         k: number of directions.
         bag: ``(d, j)`` likewise of the directions without order.
-        curves: whether to read other numbers of directions, and probes of fewer rows.
+        curves: whether to read other numbers of directions.
+        fewer_rows: whether to read probes of fewer rows, which are the learning curve.
 
     """
     reader = _Reader(cov, means, rows)
@@ -166,7 +168,7 @@ def held_out(
         rows=rows.digest,
         output_r2=None if cov.target_gram is None else reader.output_r2(whole),
         curves={name: _curve(reader, probe, sizes, {k: estimates[name]}) for name, probe in confined.items()},
-        learning_curve=reader.learning_curve() if curves else None,
+        learning_curve=reader.learning_curve() if fewer_rows else None,
     )
 
 
@@ -179,6 +181,7 @@ def read_held_out(
     *,
     bag: Tensor | None = None,
     curves: bool = True,
+    fewer_rows: bool = True,
 ) -> HeldOut | str:
     """Held-out numbers of the kept samples, or why there are none.
 
@@ -190,6 +193,7 @@ def read_held_out(
         k: see there.
         bag: see there.
         curves: see there.
+        fewer_rows: see there.
 
     """
     rows, num_conflicts = kept.to(moments.pooled_sum.device).rows(len(moments.target_sum))
@@ -207,7 +211,8 @@ def read_held_out(
         return f"the rows that were kept are of {rows.num_groups} groups, at least {_FEWEST_GROUPS} are needed"
     n = moments.num_samples
     means = (moments.pooled_sum / n, moments.target_sum / n)
-    return replace(held_out(cov, means, rows, basis, k, bag=bag, curves=curves), num_conflicts=num_conflicts)
+    found = held_out(cov, means, rows, basis, k, bag=bag, curves=curves, fewer_rows=fewer_rows)
+    return replace(found, num_conflicts=num_conflicts)
 
 
 @dataclass(frozen=True)
