@@ -32,8 +32,8 @@ def read_source(source: Any, columns: Columns, what: str) -> list[Row]:
         raise SetupError(f"{what} has the keys {sorted(map(str, source))}: give one split of it, as data['train']")
     if not any(hasattr(type(source), name) for name in ("__iter__", "__getitem__")):
         raise SetupError(
-            f"{what} must be a path, a data set's id on the hub, a DataFrame, a Dataset, or rows: mappings with columns,"
-            f" or pairs (text, label); got a {type(source).__name__}"
+            f"{what} must be a path, a data set's id on the hub, a DataFrame, a Dataset, or rows: mappings with"
+            f" columns, or pairs (text, label); got a {type(source).__name__}"
         )
     if hasattr(source, "features") and hasattr(source, "column_names"):
         return _of_dataset(source, columns, what)
