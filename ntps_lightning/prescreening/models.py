@@ -100,7 +100,9 @@ def _of_folder(where: str, name: str) -> ModelSource:
             )
         _check_weights(folder, where)
         refuse_configuration(read_json(folder / "config.json"), where)
-    except NoModelError as error:
+    except SetupError:
+        raise
+    except (NoModelError, ValueError) as error:
         raise SetupError(f"{where}: {error}") from error
     return ModelSource(
         name,

@@ -179,10 +179,7 @@ def _remark_copies(rows: Sequence[Row], groups: Sequence[str], remarks: list[str
         shown = f"{text[:_SHOWN]!r}{' ...' if len(text) > _SHOWN else ''}"
         under = " and ".join(repr(label) for label in sorted(labels[text]))
         kind = "targets" if regression else "classes"
-        remarks.append(
-            f"{len(torn)} texts stand under several {kind}, label errors perhaps, and no held-out number reads them;"
-            f" {shown} is {under}"
-        )
+        remarks.append(f"{len(torn)} texts stand under several {kind}, label errors perhaps: {shown} is {under}")
     apart = sum(len(found) > 1 for found in homes.values())
     if apart:
         remarks.append(f"{apart} texts stand in several groups, so that fits without one group still see them")
