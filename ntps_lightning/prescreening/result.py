@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ class Prescreen:
         measured: each model on each data set, once.
         settings: with which it was measured, plain values.
         versions: of the packages that measured.
+        remarks: what went wrong on the way without ending it, such as a model that could not be measured.
 
     Raises:
         ValueError: If a model was measured twice on a data set, or nothing was measured.
@@ -38,6 +39,7 @@ class Prescreen:
     measured: tuple[Measured, ...]
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         pairs = [(each.model, each.data) for each in self.measured]
@@ -133,8 +135,8 @@ class Prescreen:
 
     def to_json(self) -> str:
         """All of it, from which :meth:`load` makes it again: influences of rows on errors too."""
-        state = {"format": _FORMAT, "settings": self.settings, "versions": self.versions, "measured": self.measured}
-        return json.dumps(plain(state), allow_nan=False)
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        return json.dumps(plain({"format": _FORMAT, **state}), allow_nan=False)
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`to_json` to a file."""
@@ -154,7 +156,8 @@ class Prescreen:
             raise ValueError(
                 f"{path} has format {found}, this version reads {_FORMAT}: write it again with this version"
             )
-        return cls(tuple(map(measured_of, state["measured"])), state["settings"], state["versions"])
+        measured = tuple(map(measured_of, state["measured"]))
+        return cls(measured, state["settings"], state["versions"], tuple(state["remarks"]))
 
 
 def _one(what: str, name: str | None, names: Sequence[str]) -> str:

@@ -73,6 +73,27 @@ def bucket(samples: Sequence[Sample], max_tokens: int, pad: int) -> list[SideBat
     return found
 
 
+def join(batches: Sequence[SideBatch]) -> SideBatch:
+    """Batches that were made of rows as one, padded on the right to its longest."""
+    inputs = {name: _stacked([batch.inputs[name] for batch in batches]) for name in batches[0].inputs}
+    shown: dict[str, Any] = {}
+    for name in batches[0].shown:
+        parts = [batch.shown[name] for batch in batches]
+        if name == "tokens":
+            shown[name] = _stacked(parts)
+        elif isinstance(parts[0], Tensor):
+            shown[name] = torch.cat(parts) if name != "input_ids" else inputs["input_ids"]
+        else:
+            shown[name] = [each for part in parts for each in part]
+    return SideBatch(inputs, shown)
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """``(N, T)`` rows of all, with zeros behind those that are shorter: the mask tells padding."""
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, longest - part.shape[1])) for part in parts])
+
+
 def _collate(samples: Sequence[Sample], pad: int) -> SideBatch:
     ids = _padded([sample.ids for sample in samples], pad)
     mask = _padded([[1] * len(sample.ids) for sample in samples], 0)

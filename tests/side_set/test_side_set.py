@@ -192,7 +192,7 @@ def test_long_rows_are_cut_and_counted(tokenizer, caplog):
     longer = sum(len(ids) > 6 for ids, _ in whole)
     assert 0 < longer < 40
     assert contents(found) == sorted(((ids[:6], label) for ids, label in whole), key=repr)
-    assert found.remarks[0] == f"{longer} of 40 rows are longer than the model's 6 tokens and are cut"
+    assert found.remarks[0] == f"{longer} of 40 rows are longer than 6 tokens and are cut"
     assert not caplog.records, "the tokenizer's own remark of long texts"
     assert not make_side_set(tokenised(), max_length=9).remarks
 
