@@ -11,10 +11,9 @@ import time
 import webbrowser
 from pathlib import Path
 
-from ntps_lightning.prescreening.prescreen import prescreen
-
 from benchmarks.study.texts.readers import read
 from examples import offline
+from ntps_lightning.prescreening.prescreen import prescreen
 from ntps_lightning.prescreening.report import terminal, write_report
 from ntps_lightning.prescreening.report.page import page_of
 
@@ -57,9 +56,8 @@ def main():
     print(f"\n{time.perf_counter() - begin:.0f} seconds. The report: {page}. Next, with your texts:")
     python = Path(sys.executable)
     python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
-    print(
-        f"  {python.with_name('ntps')} prescreen --model {models['SmolLM2-135M-Instruct']} --data yours.csv --output report"
-    )
+    (model,) = models.values()
+    print(f"  {python.with_name('ntps')} prescreen --model {model} --data yours.csv --output report")
     show(page)
 
 

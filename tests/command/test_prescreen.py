@@ -117,11 +117,12 @@ def test_json_alone_is_on_stdout(command):
         (("--model", "one", "--data", "films.csv", "--device", "toaster"), "toaster"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line(command, arguments, said):
-    found = command(*arguments)
-    assert found.returncode == 1
-    assert found.stdout == ""
-    (line,) = found.stderr.splitlines()
+def test_what_cannot_be_measured_is_one_line(folder, monkeypatch, capsys, tmp_path, arguments, said):
+    monkeypatch.chdir(folder)
+    assert main(["prescreen", *arguments, "--cache", str(tmp_path)]) == 1
+    found = capsys.readouterr()
+    assert found.out == ""
+    (line,) = found.err.splitlines()
     assert line.startswith("ntps prescreen: ")
     assert said in line
 

@@ -30,7 +30,7 @@ VOID = {"meta", "link", "img", "br", "hr", "input"}
 @pytest.fixture(scope="module")
 def found():
     rows = [measured(model, data, seed=i, remarks=("2 copies",)) for i, model in enumerate("ab") for data in ("x", "y")]
-    return Prescreen(tuple(rows), {"limit": 150, "labels": None}, {"torch": "2.13.0"})
+    return Prescreen(tuple(rows), {"limit": 150, "labels": None}, {"torch": "2.13.0"}, ("not measured: c",))
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,7 @@ def test_the_page_is_well_formed_and_has_every_number(found, classes):
     text = " ".join(read(as_html(result)).text)
     assert not [each for each in numbers_of(result) if each not in text]
     page = page_of(result)
+    assert set(result.remarks) <= set(page.remarks)
     for said in (*page.answers, *page.remarks, *page.caveats):
         assert said in text
 

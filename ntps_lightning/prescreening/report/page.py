@@ -168,7 +168,7 @@ def _layer(layer: LayerNumbers) -> tuple[str, ...]:
 
 
 def _remarks(result: Prescreen) -> list[str]:
-    found = []
+    found = list(result.remarks)
     for each in result.measured:
         where = f"{each.data}, {each.model}"
         found += [f"{where}: {remark}" for remark in each.remarks]
