@@ -172,7 +172,7 @@ class _Run:
             class_names=texts.class_names,
             hidden_size=found.hidden_size,
             layers=found.layers,
-            seconds=time.perf_counter() - begin,
+            seconds=from_first_rank(time.perf_counter() - begin),
             remarks=found.remarks,
         )
         if rank_and_world_size()[0] == 0:
