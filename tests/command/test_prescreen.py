@@ -3,60 +3,30 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ntps_lightning.command.main import main
 from ntps_lightning.command.prescreen import named
 from ntps_lightning.errors import SetupError
 from ntps_lightning.prescreening.result import Prescreen
-from tests.support.models import tiny_config
-
-WORDS = {"good": ["fine", "great", "lovely"], "bad": ["poor", "awful", "dull"]}
-FILLING = [f"word{i}" for i in range(20)]
+from tests.prescreening.tiny import llama_folder, rows
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Two models, ``one`` and ``two``, and two sets, ``films.csv`` and ``meals.jsonl``."""
     path = tmp_path_factory.mktemp("prescreen")
-    vocabulary = ["<pad>", "<unk>", *FILLING, *WORDS["good"], *WORDS["bad"]]
     for seed, name in enumerate(("one", "two")):
-        _save_model(path / name, vocabulary, seed)
-    films, meals = _rows(0), _rows(1)
-    lines = [f'"{row["text"]}",{row["label"]}' for row in films]
+        llama_folder(path / name, seed)
+    lines = [f"{row['text']},{row['label']}" for row in rows(120, seed=0)]
     (path / "films.csv").write_text("\n".join(["text,label", *lines]))
-    (path / "meals.jsonl").write_text("\n".join(map(json.dumps, meals)))
+    (path / "meals.jsonl").write_text("\n".join(map(json.dumps, rows(120, seed=1))))
     return path
-
-
-def _save_model(folder, vocabulary, seed):
-    torch.manual_seed(seed)
-    LlamaForCausalLM(tiny_config(vocab_size=len(vocabulary))).save_pretrained(folder)
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>").save_pretrained(folder)
-
-
-def _rows(seed):
-    draw = random.Random(seed)
-    rows = []
-    for i in range(120):
-        label = ("good", "bad")[i % 2]
-        words = draw.sample(FILLING, 6) + draw.sample(WORDS[label], 2)
-        draw.shuffle(words)
-        rows.append({"text": " ".join(words), "label": label})
-    return rows
 
 
 @pytest.fixture
@@ -70,9 +40,13 @@ def command(folder, tmp_path):
     return run
 
 
+SHELL = "Prescreening"
 BOTH = ("--model", "one", "--model", "second=two", "--data", "films.csv", "--data", "dinners=meals.jsonl")
 
 
+@pytest.mark.compatibility(
+    SHELL, "`ntps prescreen`, the same again", "the same report to the byte, out of what was kept"
+)
 def test_a_report_of_two_models_and_two_sets(command, tmp_path):
     found = command(*BOTH, "--output", str(tmp_path / "out"))
     assert found.returncode == 0, found.stderr
@@ -117,6 +91,7 @@ def test_json_alone_is_on_stdout(command):
         (("--model", "one", "--data", "films.csv", "--device", "toaster"), "toaster"),
     ],
 )
+@pytest.mark.compatibility(SHELL, "`ntps prescreen` of what is not there", "one line on stderr, exit code 1")
 def test_what_cannot_be_measured_is_one_line(folder, monkeypatch, capsys, tmp_path, arguments, said):
     monkeypatch.chdir(folder)
     assert main(["prescreen", *arguments, "--cache", str(tmp_path)]) == 1
@@ -135,6 +110,9 @@ def test_arguments_that_are_not_understood(arguments, capsys):
     assert "usage: ntps prescreen" in capsys.readouterr().err
 
 
+@pytest.mark.compatibility(
+    SHELL, "`ntps prescreen`, Ctrl-C", "says what is kept; the same command measures the rest alone"
+)
 def test_interrupted_it_says_what_is_kept(folder, tmp_path):
     """Ctrl-C as soon as a first measurement is kept; the same command then measures the rest."""
     cache = tmp_path / "cache"

@@ -98,6 +98,7 @@ def test_the_page_is_well_formed_and_has_every_number(found, classes):
         assert said in text
 
 
+@pytest.mark.compatibility("Prescreening", "report.html", "well formed, no script, nothing asked of a network")
 def test_the_page_asks_for_nothing(found):
     html = as_html(found)
     reader = read(html)

@@ -36,6 +36,7 @@ def same(first, second):
     return type(first) is type(second) and first == second
 
 
+@pytest.mark.compatibility("Prescreening", "result.json", "loads what was saved, every bit")
 def test_a_file_holds_every_bit(found, tmp_path):
     odd = replace(found.measured[0].layers[0], log_me=-math.inf, rankme=math.nan, remarks=('"<&\n', "ü"))
     whole = replace(found.measured[0], model="odd", layers=(odd,), remarks=("one", "two"))
