@@ -10,8 +10,8 @@ from ntps_lightning.prescreening.ranking import layer_to_read
 
 
 def panels(measured: Sequence[Measured]) -> list[Panel]:
-    """One for each data set: of one model what a probe reads of the whole state and of few directions, of several models
-    what it reads of the whole state of each.
+    """One for each data set: of one model what a probe reads of the whole state and of few directions, of several what
+    it reads of the whole state of each.
     """
     names = dict.fromkeys(each.data for each in measured)
     by_data = [[each for each in measured if each.data == name] for name in names]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class Prescreen:
-    """Models on data sets, before any finetuning. Answers are made anew from what was measured, and are the same each
-    time.
+    """Models on data sets, before any finetuning. Answers are made from what was measured, and are the same each time.
 
     Args:
         measured: each model on each data set, once.
@@ -82,7 +82,8 @@ class Prescreen:
 
     def rank_layers(self, model: str | None = None, data: str | None = None) -> Ranking:
         """Layers by held-out R². See :meth:`of` for arguments and errors."""
-        return rank_layers(self.of(model, data))
+        measured = self.of(model, data)
+        return self._once(("layers", measured.model, measured.data), lambda: rank_layers(measured))
 
     def rank_models(self, data: str | None = None) -> Ranking:
         """Models on a data set, each at its best layer: by held-out accuracy for classes, else by R².
@@ -95,7 +96,8 @@ class Prescreen:
 
         """
         data = _one("data set", data, self.data)
-        return rank_models([each for each in self.measured if each.data == data])
+        measured = [each for each in self.measured if each.data == data]
+        return self._once(("models", data), lambda: rank_models(measured))
 
     def rank_data(self, model: str | None = None) -> Ranking:
         """Data sets for a model, each at its best layer, by held-out R²: by which the model reads best as it is.
@@ -108,7 +110,18 @@ class Prescreen:
 
         """
         model = _one("model", model, self.models)
-        return rank_data([each for each in self.measured if each.model == model])
+        measured = [each for each in self.measured if each.model == model]
+        return self._once(("data", model), lambda: rank_data(measured))
+
+    @cached_property
+    def _rankings(self) -> dict[tuple[str, ...], Ranking]:
+        """Those that were asked for: of many layers each takes half a second."""
+        return {}
+
+    def _once(self, key: tuple[str, ...], make: Callable[[], Ranking]) -> Ranking:
+        if key not in self._rankings:
+            self._rankings[key] = make()
+        return self._rankings[key]
 
     def to_pandas(self) -> DataFrame:
         """A row a layer.

@@ -15,8 +15,8 @@ from ntps_lightning.prescreening.measured import LayerNumbers, Measured, Number
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses and mappings as dicts with keys of text, tensors and tuples as lists; what JSON has no number for (NaN,
-    infinity) as text.
+    """Dataclasses and mappings as dicts with keys of text, tensors and tuples as lists; what JSON has no number for
+    (NaN, infinity) as text.
     """
     if isinstance(value, Tensor):
         return plain(value.tolist())
