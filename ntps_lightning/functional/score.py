@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -146,6 +145,7 @@ def score_details(
         shares = None if moments.target_gram.numel() else moments.target_sum / moments.num_samples
         p_value = score_p_value(score, cov, shares, whitener, basis[:, :k], orthonormal=chosen.orthonormal)
     found = _held_out(moments, (cov, centred), kept, basis, k, whole_curve, estimators)
+    also = _estimators(moments, centred) if estimators else {}
     return NTPSDetails(
         score=score,
         p_value=p_value,
@@ -168,11 +168,13 @@ def score_details(
         held_out=found if isinstance(found, HeldOut) else None,
         not_held_out=found if isinstance(found, str) else "",
         gcv_r2=gcv_r2(centred, GRID) if kept is None and whole_curve else None,
-        **(_estimators(moments, centred) if estimators else {}),
+        rankme=also.get("rankme"),
+        h_score=also.get("h_score"),
+        log_me=also.get("log_me"),
     )
 
 
-def _estimators(moments: Moments, centred: Covariances) -> dict[str, Any]:
+def _estimators(moments: Moments, centred: Covariances) -> dict[str, float | None]:
     classes = not moments.target_gram.numel()
     return {
         "rankme": float(rankme(moments)),

@@ -54,7 +54,7 @@ def folder_id(folder: Path) -> str:
 def module_id(model: nn.Module, tokenizer: Any) -> str:
     """A hash of a model in memory and its tokenizer: of configuration, weights and vocabulary."""
     found = sha256(type(model).__name__.encode())
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if hasattr(config, "to_json_string"):
         found.update(config.to_json_string().encode())
     for name, tensor in model.state_dict().items():
@@ -67,7 +67,7 @@ def module_id(model: nn.Module, tokenizer: Any) -> str:
 
 def _of_tokenizer(tokenizer: Any) -> str:
     vocabulary = sorted(tokenizer.get_vocab().items()) if hasattr(tokenizer, "get_vocab") else repr(type(tokenizer))
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     rules = json.loads(backend.to_str()) if hasattr(backend, "to_str") else {}
     for of_a_call in ("truncation", "padding"):
         rules.pop(of_a_call, None)

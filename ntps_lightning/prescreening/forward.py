@@ -163,12 +163,12 @@ def _show(
 ) -> None:
     begin = 0
     while begin < len(batches):
-        end = begin + pace.count(batches[begin:])
+        end = begin + pace.rows(batches[begin].inputs["input_ids"].shape[1])
         batch = join(batches[begin:end])
-        pace.begin()
+        pace.begin(batch.inputs["input_ids"].numel())
         with monitor.batch(**batch.shown):
             _call(entry, batch.inputs, device, pace)
-        pace.end(batch.inputs["input_ids"].numel())
+        pace.end()
         advance(sum(each.inputs["input_ids"].numel() for each in batches[begin:end]))
         begin = end
 

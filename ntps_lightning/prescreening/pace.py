@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from ntps_lightning.available import available_bytes
-from ntps_lightning.side_set import SideBatch
 
 # Where calls begin, and stay on a CPU, whose caches larger ones leave; past the most a GPU gains nothing.
 _FIRST = 8192
@@ -32,20 +29,22 @@ class Pace:
         self._device = device
         self._grows = device.type == "cuda"
         self._before = 0
+        self._under_way = _FIRST
 
-    def count(self, batches: Sequence[SideBatch]) -> int:
-        """How many of these, each of one row and the longest first, the next call takes: at least one."""
-        return max(1, min(len(batches), self.tokens // batches[0].inputs["input_ids"].shape[1]))
+    def rows(self, length: int) -> int:
+        """How many rows the next call takes, the longest of which has so many tokens: at least one."""
+        return max(1, self.tokens // length)
 
-    def begin(self) -> None:
-        """A call comes."""
+    def begin(self, tokens: int) -> None:
+        """A call over so many comes."""
+        self._under_way = tokens
         if self._grows:
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before = torch.cuda.memory_allocated(self._device)
 
-    def end(self, tokens: int) -> None:
-        """The call, over so many, has come through."""
-        if not self._grows or tokens <= self.tokens / 2 or self.tokens >= _MOST:
+    def end(self) -> None:
+        """The call has come through."""
+        if not self._grows or self._under_way <= self.tokens / 2 or self.tokens >= _MOST:
             return
         taken = torch.cuda.max_memory_allocated(self._device) - self._before
         free = available_bytes(self._device)
@@ -54,7 +53,7 @@ class Pace:
 
     def halve(self) -> None:
         """There was no memory; it does not grow again."""
-        self.tokens = max(1, self.tokens // 2)
+        self.tokens = max(1, min(self.tokens, self._under_way) // 2)
         self._grows = False
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

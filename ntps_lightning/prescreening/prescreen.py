@@ -59,7 +59,8 @@ def prescreen(
         models: one or several, or a mapping of names to these: a folder that ``save_pretrained`` wrote, a folder of
             PEFT's adapters, an id on the hub, or a pair of a model in memory and its tokenizer, which is measured where
             and as it is.
-        data: a labelled set (see :func:`~ntps_lightning.prescreening.texts.read_texts`), or a mapping of names to sets.
+        data: a labelled set (see :func:`~ntps_lightning.prescreening.texts.read_texts`), a list of paths or ids of
+            such, or a mapping of names to sets.
         text: column of the texts.
         label: column of the classes or targets.
         group: column of what texts share that are not independent, such as a document or an author.
@@ -81,11 +82,20 @@ def prescreen(
     check_dtype(dtype)
     place = read_device(device)
     folder = default_folder() if cache is None else Path(cache).expanduser()
-    reading = {"text": text, "label": label, "group": group, "regression": regression, "limit": limit, "seed": seed}
+    reading: dict[str, Any] = {
+        "text": text,
+        "label": label,
+        "group": group,
+        "regression": regression,
+        "limit": limit,
+        "seed": seed,
+    }
     with together():
         sets = [read_texts(source, name=name, **reading) for name, source in _named_data(data)]
         sources = [find_model(source, name) for name, source in _named_models(models)]
-        _check_sources(sources, dtype, device)
+        _refuse_twice([texts.name for texts in sets], "data sets", "data")
+        _refuse_twice([source.name for source in sources], "models", "models")
+        _check_in_memory(sources, dtype, device)
     chosen = {"layers": layers if isinstance(layers, (str, int)) else list(layers), "max_length": max_length}
     versions = {name: _version(name) for name in _PACKAGES}
     run = _Run(Cache(folder, {**chosen, "dtype": dtype, "version": versions["ntps-lightning"]}), place, dtype, chosen)
@@ -208,7 +218,9 @@ def _check(layers: Any, max_length: Any) -> None:
 
 
 def _named_data(data: Any) -> Iterable[tuple[str | None, Any]]:
-    """Of one set, or of several by name; a ``DatasetDict`` names its splits."""
+    """Of one set, or of several by name; paths are names, and a ``DatasetDict`` names its splits."""
+    if isinstance(data, (list, tuple)) and data and all(isinstance(each, (str, Path)) for each in data):
+        return [(str(each), each) for each in data]
     if not isinstance(data, Mapping):
         return [(None, data)]
     if not data:
@@ -217,6 +229,7 @@ def _named_data(data: Any) -> Iterable[tuple[str | None, Any]]:
 
 
 def _named_models(models: Any) -> Iterable[tuple[str | None, Any]]:
+    found: list[tuple[str | None, Any]]
     if isinstance(models, Mapping):
         found = [(str(name), source) for name, source in models.items()]
     elif isinstance(models, (str, Path, nn.Module)) or (isinstance(models, tuple) and _is_pair(models)):
@@ -232,11 +245,13 @@ def _is_pair(models: tuple[Any, ...]) -> bool:
     return len(models) == 2 and isinstance(models[0], nn.Module)
 
 
-def _check_sources(sources: Sequence[ModelSource], dtype: str, device: Any) -> None:
-    names = [source.name for source in sources]
+def _refuse_twice(names: Sequence[str], what: str, argument: str) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise SetupError(f"two models are called {twice!r}: name them, models={{'a': ..., 'b': ...}}")
+        raise SetupError(f"two {what} are called {twice!r}: name them, {argument}={{'a': ..., 'b': ...}}")
+
+
+def _check_in_memory(sources: Sequence[ModelSource], dtype: str, device: Any) -> None:
     for source in sources:
         if source.in_memory and (dtype != "auto" or device is not None):
             raise SetupError(

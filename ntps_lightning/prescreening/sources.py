@@ -58,11 +58,14 @@ def _of_name(name: str, columns: Columns) -> list[Row]:
 def _on_hub(name: str) -> Any:
     datasets = import_late("datasets", f"{name}, if that is a data set on the hub,")
     unreachable = why_unreachable()
-    if unreachable:
-        raise SetupError(f"there is no file or folder {name}, and {unreachable}, if that is a data set on the hub")
+    absent = f"there is no file or folder {name}, and {unreachable}, if that is a data set on the hub"
+    if unreachable and not getattr(datasets.config, "HF_HUB_OFFLINE", False):
+        raise SetupError(absent)
     try:
-        return datasets.load_dataset(name, split="train")
+        return datasets.load_dataset(name, split="train")  # where it is told to stay offline, from its cache
     except Exception as error:  # no such data set, a gated one, no such split, no network, ...
+        if unreachable:
+            raise SetupError(absent) from error
         raise SetupError(
             f"there is no file or folder {name}, and the hub gave no split 'train' of it ({type(error).__name__}:"
             f" {first_line(error)}); another split is read with datasets.load_dataset({name!r}, split=...)"

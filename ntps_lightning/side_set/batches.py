@@ -66,10 +66,11 @@ def bucket(samples: Sequence[Sample], max_tokens: int, pad: int) -> list[SideBat
     """
     ordered = sorted(samples, key=lambda sample: -len(sample.ids))
     found = []
-    while ordered:
-        size = max(1, max_tokens // len(ordered[0].ids))
-        found.append(_collate(ordered[:size], pad))
-        ordered = ordered[size:]
+    begin = 0
+    while begin < len(ordered):
+        end = begin + max(1, max_tokens // len(ordered[begin].ids))
+        found.append(_collate(ordered[begin:end], pad))
+        begin = end
     return found
 
 

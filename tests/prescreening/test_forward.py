@@ -214,6 +214,32 @@ def test_no_memory_for_the_sums_begins_again(monkeypatch):
 
 def test_on_a_cpu_calls_stay_as_large_as_they_begin():
     pace = Pace(torch.device("cpu"))
-    pace.begin()
-    pace.end(8192)
-    assert pace.tokens == 8192
+    pace.begin(8192)
+    pace.end()
+    assert pace.rows(512) == 16
+
+
+def test_on_a_gpu_calls_double_while_there_is_room_for_twice_as_many(monkeypatch):
+    free = {"bytes": 100_000}  # of which a token takes one, beside 1,000 that stay
+    for name, value in {
+        "reset_peak_memory_stats": lambda device: None,
+        "memory_allocated": lambda device: 1_000,
+        "max_memory_allocated": lambda device: 1_000 + pace.tokens,
+        "empty_cache": lambda: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr("ntps_lightning.prescreening.pace.available_bytes", lambda device: free["bytes"])
+    pace = Pace(torch.device("cuda"))
+    sizes = []
+    for _ in range(6):
+        pace.begin(pace.tokens)
+        pace.end()
+        sizes.append(pace.tokens)
+    assert sizes == [16384, 32768, 65536, 65536, 65536, 65536]
+    pace.begin(300)  # the last texts
+    pace.halve()
+    assert pace.tokens == 150
+    free["bytes"] *= 100
+    pace.begin(150)
+    pace.end()
+    assert pace.tokens == 150, "where memory was short, calls do not grow again"

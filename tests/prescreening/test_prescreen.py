@@ -10,8 +10,8 @@ import torch
 
 from ntps_lightning import prescreen
 from ntps_lightning.errors import SetupError
-from ntps_lightning.prescreening import cache as cache_module
-from ntps_lightning.prescreening import prescreen as module
+from ntps_lightning.prescreening.forward import measure_layers
+from ntps_lightning.prescreening.result import Prescreen
 from tests.prescreening.tiny import (
     adapters_folder,
     bert_folder,
@@ -23,17 +23,19 @@ from tests.prescreening.tiny import (
     word_tokenizer,
 )
 
+MEASURE = "ntps_lightning.prescreening.prescreen.measure_layers"
+
 
 @pytest.fixture
 def passes(monkeypatch):
     """Names of the sets that a model was run over."""
-    measure, seen = module.measure_layers, []
+    seen = []
 
     def counted(model, tokenizer, texts, **options):
         seen.append(texts.name)
-        return measure(model, tokenizer, texts, **options)
+        return measure_layers(model, tokenizer, texts, **options)
 
-    monkeypatch.setattr(module, "measure_layers", counted)
+    monkeypatch.setattr(MEASURE, counted)
     return seen
 
 
@@ -107,7 +109,7 @@ def test_a_full_disk_costs_a_remark(folders, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache_module.os, "replace", full)
+    monkeypatch.setattr("ntps_lightning.prescreening.cache.os.replace", full)
     with pytest.warns(UserWarning, match="cannot be written"):
         result = prescreen(folders[0], csv_file(tmp_path, "a.csv"), cache=tmp_path / "cache")
     assert len(result.measured) == 1
@@ -116,15 +118,15 @@ def test_a_full_disk_costs_a_remark(folders, tmp_path, monkeypatch):
 
 def test_what_was_measured_stays_when_a_run_is_broken_off(folders, tmp_path, passes, monkeypatch):
     data = {"first": csv_file(tmp_path, "a.csv"), "second": csv_file(tmp_path, "b.csv", 1)}
-    counted = module.measure_layers
 
     def broken(model, tokenizer, texts, **options):
         if texts.name == "second":
             raise KeyboardInterrupt
-        return counted(model, tokenizer, texts, **options)
+        passes.append(texts.name)
+        return measure_layers(model, tokenizer, texts, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "measure_layers", broken)
+        patch.setattr(MEASURE, broken)
         with pytest.raises(KeyboardInterrupt):
             prescreen(folders[0], data, cache=tmp_path / "cache")
     prescreen(folders[0], data, cache=tmp_path / "cache")
@@ -190,6 +192,22 @@ def test_names_tell_models_apart(tmp_path):
         prescreen([pair, pair], rows())
     with pytest.raises(SetupError, match="is in memory, and is measured where and as it is"):
         prescreen(pair, rows(), dtype="float32")
+
+
+def test_paths_name_data_sets(tmp_path):
+    pair, paths = (llama(), word_tokenizer()), [csv_file(tmp_path, "a.csv"), csv_file(tmp_path, "b.csv", 1)]
+    assert prescreen(pair, paths, cache=tmp_path / "cache", layers=-1).data == tuple(paths)
+    with pytest.raises(SetupError, match="two data sets are called"):
+        prescreen(pair, paths[:1] * 2, cache=tmp_path / "cache")
+
+
+def test_what_went_wrong_is_saved_too(folders, tmp_path):
+    models = [str(bert_folder(tmp_path / "bert")), folders[0]]
+    with pytest.warns(UserWarning, match="not measured"):
+        result = prescreen(models, csv_file(tmp_path, "a.csv"), cache=tmp_path / "cache", layers=-1)
+    result.save(tmp_path / "result.json")
+    assert Prescreen.load(tmp_path / "result.json").remarks == result.remarks
+    assert len(result.remarks) == 1
 
 
 def test_remarks_of_the_data_stand_with_what_was_measured(tmp_path):
