@@ -194,6 +194,20 @@ def test_answers_say_what_is_tied_and_what_is_not():
     assert "would take" not in said
 
 
+def test_remarks_are_said_once_and_those_of_layers_in_their_tables():
+    rows = [measured(data=data, remarks=("cut",)) for data in ("x", "y")]
+    layers = rows[0].layers
+    noted = [
+        replace(layer, remarks=("everywhere", *said))
+        for layer, said in zip(layers, [["mine"], ["read"], []], strict=True)
+    ]
+    result = Prescreen((replace(rows[0], layers=tuple(noted)), rows[1]), {}, {})
+    page = page_of(result)
+    assert page.remarks[:3] == ("x and y: cut", "x: everywhere", "x (layer 1): read")
+    assert "mine" not in " ".join(page.remarks)
+    assert [row[-1] for row in page.layers[0].rows] == ["everywhere; mine", "everywhere; read", "everywhere"]
+
+
 def test_what_lora_gains_is_not_foretold(found):
     for text in (as_html(found), as_markdown(page_of(found)), terminal.as_text(page_of(found)), as_json(found)):
         assert "Nothing here foretells what LoRA gains" in " ".join(text.split())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ntps_lightning.prescreening.measured import LayerNumbers, Measured
 from ntps_lightning.prescreening.ranking import Ranking, layer_to_read
-from ntps_lightning.prescreening.report.words import CAVEATS, answers, number, spans, with_more
+from ntps_lightning.prescreening.report.words import CAVEATS, answers, listed, number, spans, with_more
 from ntps_lightning.prescreening.result import Prescreen
 
 
@@ -143,7 +143,7 @@ def _span(ranks: tuple[int, int]) -> str:
 def _layers(measured: Measured) -> Table:
     classes = measured.layers[0].probe_accuracy is not None
     columns = ("layer", *(("accuracy",) if classes else ()), "probe R²", "captured R²", "principal R²", "score")
-    columns += ("null", "lift", "k", "RankMe", *(("H-score",) if classes else ()), "LogME")
+    columns += ("null", "lift", "k", "RankMe", *(("H-score",) if classes else ()), "LogME", "remarks")
     best = measured.layers.index(layer_to_read(measured))
     rows = tuple(_layer(layer) for layer in measured.layers)
     return Table(f"All layers: {measured.model} on {measured.data}", columns, rows, (best,))
@@ -164,28 +164,29 @@ def _layer(layer: LayerNumbers) -> tuple[str, ...]:
         f"{layer.rankme:.1f}",
         *(() if accuracy is None else ("-" if h_score is None else f"{h_score:.3f}",)),
         "-" if layer.log_me is None else f"{layer.log_me:.4f}",
+        "; ".join(layer.remarks) or "-",
     )
 
 
 def _remarks(result: Prescreen) -> list[str]:
-    found = list(result.remarks)
+    """Each once, with all that it is of. Those of single layers stand in their tables; here are the read one's."""
+    found: dict[str, list[str]] = {}
     for each in result.measured:
-        where = f"{each.data}, {each.model}"
-        found += [f"{where}: {remark}" for remark in each.remarks]
-        said = dict.fromkeys(remark for layer in each.layers for remark in layer.remarks)
-        found += [f"{where}, {_where(each, remark)}: {remark}" for remark in said]
-        found += [f"{where}, {remark}" for remark in result.rank_layers(each.model, each.data).remarks]
+        where = each.data if len(result.models) == 1 else f"{each.data}, {each.model}"
+        layer = layer_to_read(each)
+        everywhere = set.intersection(*(set(other.remarks) for other in each.layers))
+        for remark in each.remarks:
+            found.setdefault(remark, []).append(where)
+        for remark in layer.remarks:
+            of = where if remark in everywhere else f"{where} (layer {layer.layer})"
+            found.setdefault(remark, []).append(of)
+        for remark in result.rank_layers(each.model, each.data).remarks:
+            found.setdefault(remark, []).append(where)
     for title, ranking in rankings_of(result):
         # Of R² they are those of layers.
-        found += [f"{title}, {remark}" for remark in ranking.remarks if ranking.by == "probe_accuracy"]
-    return found
-
-
-def _where(measured: Measured, remark: str) -> str:
-    layers = [layer.layer for layer in measured.layers if remark in layer.remarks]
-    if len(layers) == len(measured.layers):
-        return "all layers"
-    return f"layer{'s' if len(layers) > 1 else ''} {spans(layers)}"
+        for remark in ranking.remarks if ranking.by == "probe_accuracy" else ():
+            found.setdefault(remark, []).append(title)
+    return [*result.remarks, *(f"{listed(of)}: {remark}" for remark, of in found.items())]
 
 
 def _plain(title: str, what: str, items: Iterable[tuple[str, object]]) -> Table:
