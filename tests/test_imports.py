@@ -102,7 +102,6 @@ BELOW = {
     "adapters": {"model_files", "capture"},
     "prescreening": {
         "errors",
-        "versions",
         "hub",
         "model_files",
         "adapters",

@@ -220,6 +220,7 @@ def test_on_a_cpu_calls_stay_as_large_as_they_begin():
 
 
 def test_on_a_gpu_calls_double_while_there_is_room_for_twice_as_many(monkeypatch):
+    pace = Pace(torch.device("cuda"))
     free = {"bytes": 100_000}  # of which a token takes one, beside 1,000 that stay
     for name, value in {
         "reset_peak_memory_stats": lambda device: None,
@@ -229,7 +230,6 @@ def test_on_a_gpu_calls_double_while_there_is_room_for_twice_as_many(monkeypatch
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr("ntps_lightning.prescreening.pace.available_bytes", lambda device: free["bytes"])
-    pace = Pace(torch.device("cuda"))
     sizes = []
     for _ in range(6):
         pace.begin(pace.tokens)
