@@ -19,7 +19,7 @@ demo-full: .venv/demo
 
 # Its texts are read out of archives, all of PyPI, that are never installed.
 prescreen-demo: .venv/texts
-	@echo "SmolLM2-135M reads seven data sets, all layers: about five minutes on two CPU cores. Stopped, it goes on where it was."
+	@echo "SmolLM2-135M reads seven data sets, all layers: four to seven minutes on two CPU cores. Stopped, it goes on where it was."
 	$(BIN)/python -m examples.prescreen
 
 # Two workers, a file at a time, a thread each.
