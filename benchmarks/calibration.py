@@ -100,7 +100,7 @@ def redraw(cell, population, truth, seed):
     rows = sample.kept(cell.kept)
     basis = population.directions(K)
     cov = sample.covariances()
-    found = held_out(cov, sample.means, rows, basis, K, curves=False)
+    found = held_out(cov, sample.means, rows, basis, K, curves=False, fewer_rows=False)
     components = torch.linalg.eigh(cov.perception).eigenvectors[:, -K:]
     whole = torch.eye(cell.d, dtype=torch.float64)
     probes, *of_whole = truth.of(sample, whole, rows)

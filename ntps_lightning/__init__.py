@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ntps_lightning.functional import NTPSDetails, ScoreOptions, next_token_perception_score
     from ntps_lightning.metric import NextTokenPerceptionScore
     from ntps_lightning.monitor import NTPSMonitor
+    from ntps_lightning.prescreening.prescreen import prescreen
 
 __all__ = [
     "NTPSCallback",
@@ -22,6 +23,7 @@ __all__ = [
     "ScoreOptions",
     "capture_representations",
     "next_token_perception_score",
+    "prescreen",
 ]
 
 _HOME = {
@@ -32,6 +34,7 @@ _HOME = {
     "ScoreOptions": "functional",
     "capture_representations": "capture.representations",
     "next_token_perception_score": "functional",
+    "prescreen": "prescreening.prescreen",
 }
 
 if not TYPE_CHECKING:

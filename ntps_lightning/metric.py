@@ -200,12 +200,13 @@ class NextTokenPerceptionScore(Metric):
         """
         return torch.tensor(self._solve(whole_curve=False).score, dtype=torch.float64, device=self.device)
 
-    def details(self, *, whole_curve: bool = True, sync: bool = True) -> NTPSDetails:
+    def details(self, *, whole_curve: bool = True, sync: bool = True, estimators: bool = False) -> NTPSDetails:
         """The score and what is needed to read it, of all samples on all ranks. Every rank must call it.
 
         Args:
             whole_curve: curves over every k; else up to ``k`` alone, which is many times faster where d is large.
             sync: sum over all ranks first; else this rank alone is asked, and others need not call.
+            estimators: also the learning curve, RankMe, H-score and LogME.
 
         Raises:
             ValueError: If there is no sample or a single class.
@@ -214,7 +215,7 @@ class NextTokenPerceptionScore(Metric):
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=sync and self._to_sync, should_unsync=self._should_unsync
         ):
-            return self._solve(whole_curve)
+            return self._solve(whole_curve, estimators)
 
     def reduce_(self, dst: int) -> None:
         """Move the samples of all ranks to rank ``dst``, in place; every rank must call it.
@@ -357,9 +358,11 @@ class NextTokenPerceptionScore(Metric):
     def _sums(self) -> list[str]:
         return [name for name in self._defaults if not name.startswith("kept_")]
 
-    def _solve(self, whole_curve: bool) -> NTPSDetails:
+    def _solve(self, whole_curve: bool, estimators: bool = False) -> NTPSDetails:
         kept = self._kept() if self.kept else None
-        details = score_details(self._moments(), kept, whole_curve=whole_curve, **asdict(self.options))
+        details = score_details(
+            self._moments(), kept, whole_curve=whole_curve, estimators=estimators, **asdict(self.options)
+        )
         warning = few_samples_warning(details)
         if warning:
             rank_zero_warn(warning)

@@ -41,6 +41,16 @@ def test_the_doctor_loads_none_of_what_it_lists():
     assert not loaded_after("from ntps_lightning.command.doctor import examine; examine()")
 
 
+def test_the_help_of_prescreening_loads_nothing():
+    lines = [
+        "import contextlib, io",
+        "from ntps_lightning.command.main import main",
+        "quiet = contextlib.redirect_stdout(io.StringIO())",
+        "with contextlib.suppress(SystemExit), quiet: main(['prescreen', '--help'])",
+    ]
+    assert not loaded_after("\n".join(lines)) & set(HEAVY)
+
+
 def test_every_public_name_is_there_and_listed():
     assert set(ntps_lightning.__all__) <= set(dir(ntps_lightning))
     for name in ntps_lightning.__all__:
@@ -87,7 +97,23 @@ BELOW = {
         "monitor",
         "watch",
     },
-    "command": {"errors", "available", "memory", "functional", "capture"},
+    "hub": set(),
+    "model_files": {"hub"},
+    "adapters": {"model_files", "capture"},
+    "prescreening": {
+        "errors",
+        "hub",
+        "model_files",
+        "adapters",
+        "available",
+        "distributed",
+        "functional",
+        "side_set",
+        "capture",
+        "figures",
+        "monitor",
+    },
+    "command": {"errors", "model_files", "adapters", "available", "memory", "functional", "capture", "prescreening"},
     "__main__": {"command"},
     "huggingface": {"errors", "batch_items", "distributed", "functional", "capture", "monitor", "watch"},
 }

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch import nn
+
+# Arguments of models that spare what nobody reads.
+_SPARING = {"use_cache": False, "logits_to_keep": 1}
 
 
 class NotCallableError(Exception):
@@ -37,6 +41,12 @@ def find_entry(decoder: nn.Module, module: nn.Module) -> nn.Module:
     entry = gathering[0] if gathering else decoder
     _check_arguments(entry)
     return entry
+
+
+def sparing(entry: nn.Module) -> dict[str, Any]:
+    """Arguments with which a call of this module leaves out what nobody reads who listens to hidden states."""
+    known = inspect.signature(entry.forward).parameters
+    return {name: value for name, value in _SPARING.items() if name in known}
 
 
 def reshard(entry: nn.Module) -> None:

@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Sequence
 
 from ntps_lightning.command.doctor import add_doctor
+from ntps_lightning.command.prescreen import add_prescreen
 
 # Each adds itself to the subparsers, with a default `run`: a function of the options that returns the exit code.
-_COMMANDS = (add_doctor,)
+_COMMANDS = (add_doctor, add_prescreen)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the shell, by default those of this process.
 
     Returns:
-        0 where all is fine, 1 where something is wrong.
+        0 where all is fine, 1 where something is wrong, 130 where it was interrupted.
 
     Raises:
         SystemExit: With 2, if the arguments are not understood.

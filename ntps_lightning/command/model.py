@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from ntps_lightning.command.model_files import NoModelError, find_file, read_json, what_is_there
+from ntps_lightning.model_files import NoModelError, find_file, read_json, what_is_there
 
 if TYPE_CHECKING:
     from ntps_lightning.command.cost import Cost
@@ -69,7 +69,7 @@ def _look(report: ModelReport, devices: list[str]) -> None:
     where = report.given
     adapters = find_file(where, "adapter_config.json")
     if adapters is not None:
-        from ntps_lightning.command.adapters import base_of
+        from ntps_lightning.adapters import base_of
 
         content = read_json(adapters)
         where = base_of(content)

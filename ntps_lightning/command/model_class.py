@@ -12,10 +12,10 @@ import transformers
 from ntps_lightning.capture.backbone import Backbone, find_backbone
 from ntps_lightning.command.cost import cost_of
 from ntps_lightning.command.model import ModelReport
-from ntps_lightning.command.model_files import NoModelError, read_json
 from ntps_lightning.command.small_model import CannotTryError, Tried, try_small_model
 from ntps_lightning.functional.details import FEW_SAMPLES_PER_DIM
 from ntps_lightning.functional.options import ScoreOptions
+from ntps_lightning.model_files import NoModelError, read_json
 
 
 def look_at_class(report: ModelReport, file: Path, devices: list[str]) -> None:

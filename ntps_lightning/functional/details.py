@@ -56,6 +56,10 @@ class NTPSDetails:
         gcv_r2: where no rows are kept, what ``probe_r2`` would be on other samples, by generalized cross-validation,
             which takes samples to be independent (METHOD 33); ``None`` where rows are kept, or with curves up to ``k``
             alone.
+        rankme: RankMe of the pooled states (METHOD 25); like the two below ``None`` where estimators were not asked
+            for.
+        h_score: H-score, without shrinkage (METHOD 25); ``None`` for targets that are no classes.
+        log_me: LogME, the mean over classes or targets of a maximised log evidence (METHOD 36).
 
     """
 
@@ -83,6 +87,9 @@ class NTPSDetails:
     held_out: HeldOut | None = None
     not_held_out: str = ""
     gcv_r2: float | None = None
+    rankme: float | None = None
+    h_score: float | None = None
+    log_me: float | None = None
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> NTPSDetails:

@@ -1,7 +1,8 @@
-"""What the same moments say without the autoregressive subspace: a linear probe, and two known estimators."""
+"""What the same moments say without the autoregressive subspace: a linear probe, and three known estimators."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,11 @@ from torch import Tensor
 
 from ntps_lightning.functional.moments import Covariances, Moments
 from ntps_lightning.functional.whitening import Whitening
+
+# Of the fixed point of LogME, as its authors have them: they keep its two precisions finite, and end it.
+_LEAST_LOSS = 1e-5
+_MOST_STEPS = 11
+_SETTLED = 1e-3
 
 
 def probe_mse_r2(cov: Covariances, whitener: Whitening, ridge: float) -> tuple[Tensor, Tensor]:
@@ -75,3 +81,35 @@ def rankme(moments: Moments) -> Tensor:
     singular = torch.linalg.eigvalsh(moments.pooled_gram).clamp(min=0).sqrt()
     share = singular / singular.sum() + 1e-7
     return torch.exp(-(share * share.log()).sum())
+
+
+def log_me(moments: Moments) -> Tensor:
+    r"""LogME (METHOD 36; You et al., ICML 2021) of the pooled states: the log evidence per sample of a Bayesian linear
+    model without intercept, :math:`y \sim N(X w, \beta^{-1} I), w \sim N(0, \alpha^{-1} I)`, where both precisions
+    maximise it, by the authors' fixed point; a mean over classes, one-hot, or targets in their own units.
+    """
+    n = float(moments.num_samples)
+    eigenvalues, vectors = torch.linalg.eigh(moments.pooled_gram)
+    real = eigenvalues > len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
+    eigenvalues = eigenvalues[real]
+    explained = (vectors[:, real].T @ moments.pooled_target).square() / eigenvalues[:, None]
+    squares = moments.target_gram.diagonal() if moments.target_gram.numel() else moments.target_sum
+    outputs = (squares > 0).nonzero()[:, 0].tolist()
+    unexplained = (squares - explained.sum(0)).clamp(min=0)
+    return torch.stack([_log_evidence(eigenvalues, explained[:, i], unexplained[i], n) for i in outputs]).mean() / n
+
+
+def _log_evidence(eigenvalues: Tensor, explained: Tensor, unexplained: Tensor, n: float) -> Tensor:
+    """Of one output: its squares along the directions of X'X, and what lies along none."""
+    alpha, beta = torch.ones_like(unexplained), torch.ones_like(unexplained)
+    for _ in range(_MOST_STEPS):
+        ratio = alpha / beta
+        free = (eigenvalues / (eigenvalues + ratio)).sum()
+        weights = (eigenvalues * explained / (eigenvalues + ratio).square()).sum()
+        loss = (explained / (1 + eigenvalues / ratio).square()).sum() + unexplained
+        alpha = free / (weights + _LEAST_LOSS)
+        beta = (n - free) / (loss + _LEAST_LOSS)
+        if (alpha / beta - ratio).abs() <= _SETTLED * ratio:
+            break
+    spread = torch.log1p(beta / alpha * eigenvalues).sum()
+    return (n * (beta / (2 * math.pi)).log() - spread - beta * loss - alpha * weights) / 2

@@ -31,8 +31,8 @@ GRID = [10 ** (exponent / 2) for exponent in range(-8, 5)]
 # ridge adds, and that of directions which come from the samples (python -m benchmarks.calibration).
 _MOST_RIDGE = 3.0
 _MOST_RIDGE_CONFINED = 0.3
-_FEWEST_ROWS = 20
-_FEWEST_GROUPS = 10
+FEWEST_ROWS = 20
+FEWEST_GROUPS = 10
 # The variance of a kept row's target, of one on average, below which it is rounding.
 _CONSTANT = 1e-12
 # Groups that are left out twice for the errors of a curve, which are known to 6% then.
@@ -65,8 +65,8 @@ class HeldOut:
         output_r2: ``probe_r2`` of each output alone, 0 where it does not vary in these rows; ``None`` for classes.
         curves: ``captured_r2``, ``principal_r2`` and with controls ``bag_r2`` by number of directions, each a value and
             its standard error.
-        learning_curve: of the whole probe, by number of rows that it was fitted on; ``None`` where curves were not
-            asked for, or too few rows were kept.
+        learning_curve: of the whole probe, by number of rows that it was fitted on; ``None`` where it was not asked
+            for, or too few rows were kept.
 
     """
 
@@ -124,6 +124,7 @@ def held_out(
     *,
     bag: Tensor | None = None,
     curves: bool = True,
+    fewer_rows: bool = True,
 ) -> HeldOut:
     """Held-out numbers of kept rows.
 
@@ -134,7 +135,8 @@ def held_out(
         basis: ``(d, j)`` orthonormal basis of the leading autoregressive directions, nested, j >= k.
         k: number of directions.
         bag: ``(d, j)`` likewise of the directions without order.
-        curves: whether to read other numbers of directions, and probes of fewer rows.
+        curves: whether to read other numbers of directions.
+        fewer_rows: whether to read probes of fewer rows, which are the learning curve.
 
     """
     reader = _Reader(cov, means, rows)
@@ -166,7 +168,7 @@ def held_out(
         rows=rows.digest,
         output_r2=None if cov.target_gram is None else reader.output_r2(whole),
         curves={name: _curve(reader, probe, sizes, {k: estimates[name]}) for name, probe in confined.items()},
-        learning_curve=reader.learning_curve() if curves else None,
+        learning_curve=reader.learning_curve() if fewer_rows else None,
     )
 
 
@@ -179,6 +181,7 @@ def read_held_out(
     *,
     bag: Tensor | None = None,
     curves: bool = True,
+    fewer_rows: bool = True,
 ) -> HeldOut | str:
     """Held-out numbers of the kept samples, or why there are none.
 
@@ -190,12 +193,13 @@ def read_held_out(
         k: see there.
         bag: see there.
         curves: see there.
+        fewer_rows: see there.
 
     """
     rows, num_conflicts = kept.to(moments.pooled_sum.device).rows(len(moments.target_sum))
-    if len(rows.states) < _FEWEST_ROWS:
+    if len(rows.states) < FEWEST_ROWS:
         said = f" ({num_conflicts} more have copies with other labels)" if num_conflicts else ""
-        return f"{len(rows.states)} rows were kept{said}, at least {_FEWEST_ROWS} are needed"
+        return f"{len(rows.states)} rows were kept{said}, at least {FEWEST_ROWS} are needed"
     if not rows.states.isfinite().all():
         return "pooled states are too large for the float32 rows that are kept"
     if not rows.targets.std(0).any():
@@ -203,11 +207,12 @@ def read_held_out(
     largest = float(torch.zeros_like(rows.halves, dtype=torch.float64).index_add_(0, rows.groups, rows.weights).max())
     if largest > float(rows.weights.sum()) / 2:
         return f"one group has {largest:.0f} of the {rows.weights.sum():.0f} samples that were kept, more than half"
-    if rows.num_groups < _FEWEST_GROUPS:
-        return f"the rows that were kept are of {rows.num_groups} groups, at least {_FEWEST_GROUPS} are needed"
+    if rows.num_groups < FEWEST_GROUPS:
+        return f"the rows that were kept are of {rows.num_groups} groups, at least {FEWEST_GROUPS} are needed"
     n = moments.num_samples
     means = (moments.pooled_sum / n, moments.target_sum / n)
-    return replace(held_out(cov, means, rows, basis, k, bag=bag, curves=curves), num_conflicts=num_conflicts)
+    found = held_out(cov, means, rows, basis, k, bag=bag, curves=curves, fewer_rows=fewer_rows)
+    return replace(found, num_conflicts=num_conflicts)
 
 
 @dataclass(frozen=True)

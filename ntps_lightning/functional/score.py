@@ -11,7 +11,7 @@ from typing_extensions import Unpack  # torch itself depends on it
 from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.bag import bag_subspace
 from ntps_lightning.functional.details import NO_ROWS, NTPSDetails, few_samples_warning
-from ntps_lightning.functional.estimators import gcv_r2, probe_mse_r2
+from ntps_lightning.functional.estimators import gcv_r2, h_score, log_me, probe_mse_r2, rankme
 from ntps_lightning.functional.held_out import GRID, HeldOut, read_held_out
 from ntps_lightning.functional.kept_samples import KeptSamples
 from ntps_lightning.functional.moments import Covariances, Moments, covariances, target_spread
@@ -89,7 +89,12 @@ def next_token_perception_score(
 
 
 def score_details(
-    moments: Moments, kept: KeptSamples | None = None, *, whole_curve: bool = True, **options: Unpack[ScoreKeywords]
+    moments: Moments,
+    kept: KeptSamples | None = None,
+    *,
+    whole_curve: bool = True,
+    estimators: bool = False,
+    **options: Unpack[ScoreKeywords],
 ) -> NTPSDetails:
     """The score and its details from accumulated moments.
 
@@ -97,6 +102,7 @@ def score_details(
         moments: sums over samples.
         kept: rows of some of them, for held-out numbers.
         whole_curve: curves over every k; else up to ``k`` alone, which is many times faster where d is large.
+        estimators: also the learning curve, RankMe, H-score and LogME: what is asked of a model before finetuning.
         options: see :class:`~ntps_lightning.ScoreOptions`; those of accumulation change nothing here.
 
     Raises:
@@ -138,7 +144,8 @@ def score_details(
     if whole_curve and chosen.center:
         shares = None if moments.target_gram.numel() else moments.target_sum / moments.num_samples
         p_value = score_p_value(score, cov, shares, whitener, basis[:, :k], orthonormal=chosen.orthonormal)
-    found = _held_out(moments, (cov, centred), kept, basis, k, whole_curve)
+    found = _held_out(moments, (cov, centred), kept, basis, k, whole_curve, estimators)
+    also = _estimators(moments, centred) if estimators else {}
     return NTPSDetails(
         score=score,
         p_value=p_value,
@@ -161,7 +168,19 @@ def score_details(
         held_out=found if isinstance(found, HeldOut) else None,
         not_held_out=found if isinstance(found, str) else "",
         gcv_r2=gcv_r2(centred, GRID) if kept is None and whole_curve else None,
+        rankme=also.get("rankme"),
+        h_score=also.get("h_score"),
+        log_me=also.get("log_me"),
     )
+
+
+def _estimators(moments: Moments, centred: Covariances) -> dict[str, float | None]:
+    classes = not moments.target_gram.numel()
+    return {
+        "rankme": float(rankme(moments)),
+        "h_score": float(h_score(moments, centred, whitening(centred.perception))) if classes else None,
+        "log_me": float(log_me(moments)),
+    }
 
 
 def _held_out(
@@ -171,6 +190,7 @@ def _held_out(
     basis: Tensor,
     k: int,
     curves: bool,
+    estimators: bool,
 ) -> HeldOut | str:
     """By covariances as the score has them, and centred; what goes wrong with them costs no other number."""
     if kept is None:
@@ -180,7 +200,8 @@ def _held_out(
         bag = None
         if cov.bag is not None:
             bag = nested_basis(bag_subspace(cov.bag, cov, count=None if curves else k).directions)
-        return read_held_out(moments, centred, kept, basis, k, bag=bag, curves=curves)
+        fewer_rows = curves or estimators
+        return read_held_out(moments, centred, kept, basis, k, bag=bag, curves=curves, fewer_rows=fewer_rows)
     except RuntimeError as error:
         return f"they could not be computed ({error})"
 

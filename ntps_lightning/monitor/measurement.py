@@ -153,11 +153,12 @@ class Measurement:
         with together():
             self._learn_from(ranks)
 
-    def details(self, *, whole_curve: bool) -> dict[int, NTPSDetails]:
+    def details(self, *, whole_curve: bool, estimators: bool = False) -> dict[int, NTPSDetails]:
         """The details of every layer, over all ranks, which share out the layers; every rank must call it, once.
 
         Args:
             whole_curve: curves over every k for the highest layer; those of others end at the k of the score.
+            estimators: also learning curves, RankMe, H-score and LogME, of every layer.
 
         Raises:
             SetupError: On every rank, if none had a batch.
@@ -172,7 +173,7 @@ class Measurement:
         except Exception as error:  # sums that were reduced must not be again
             self.fail(str(error) or repr(error))
             raise
-        parts = gather(self._solve_own(whole_curve))
+        parts = gather(self._solve_own(whole_curve, estimators))
         found = {layer: details for part in parts for layer, details in part.items()}
         for details in found.values():
             if isinstance(details, str):
@@ -199,12 +200,13 @@ class Measurement:
         self._drop_copies(ranks)
         self._give_one_shape([max(sizes) for sizes in zip(*(rank.hidden_sizes for rank in ranks), strict=True)])
 
-    def _solve_own(self, whole_curve: bool) -> dict[int, Any]:
+    def _solve_own(self, whole_curve: bool, estimators: bool) -> dict[int, Any]:
         """What the layers that are left to this rank score, or why they do not: the other ranks wait for either."""
         found: dict[int, NTPSDetails | str] = {}
         for layer, metric in self._metrics.items():
             try:
-                found[layer] = metric.details(whole_curve=whole_curve and layer == max(self.layers), sync=False)
+                whole = whole_curve and layer == max(self.layers)
+                found[layer] = metric.details(whole_curve=whole, sync=False, estimators=estimators)
             except Exception as error:
                 found[layer] = str(error) or repr(error)
         return found

@@ -109,6 +109,7 @@ class NTPSMonitor:
         self._labels = LabelKind(num_classes)
         self._details: dict[int, NTPSDetails] | None = None
         self._whole_curve = False
+        self._estimators = False
         self._measurement = self._new_measurement()
         if isinstance(model, nn.Module) and not allow_bidirectional:
             refuse_lookahead(self._backbone, model)
@@ -203,13 +204,15 @@ class NTPSMonitor:
             input_ids=ids,
         )
 
-    def compute(self, *, whole_curve: bool = False) -> dict[int, NTPSDetails]:
+    def compute(self, *, whole_curve: bool = False, estimators: bool = False) -> dict[int, NTPSDetails]:
         """The details of every layer, of all samples on all ranks, the same on every rank. Every rank must call it.
 
         The sums are used up: what was computed is returned again until :meth:`reset`.
 
         Args:
             whole_curve: curves over every k for the highest layer; else all end at the k of the score.
+            estimators: also the learning curve, RankMe, H-score and LogME of every layer: what is asked of a model
+                before finetuning.
 
         Returns:
             The details by layer, whose keys are :attr:`layers`.
@@ -217,22 +220,26 @@ class NTPSMonitor:
         Raises:
             SetupError: (a ``ValueError``) On every rank, if none had a batch.
             ValueError: On every rank, if one has failed, no sample counts or a layer cannot be scored.
-            RuntimeError: If the whole curve is asked for after it was left out.
+            RuntimeError: If the whole curve or estimators are asked for after they were left out.
 
         """
         if self._details is None:
-            self._details = self._measurement.details(whole_curve=whole_curve)
+            self._details = self._measurement.details(whole_curve=whole_curve, estimators=estimators)
             self._whole_curve = whole_curve
+            self._estimators = estimators
             for what, remark in self._measurement.remarks.items():
                 self.notices.give(what, remark)
         if whole_curve and not self._whole_curve:
             raise RuntimeError("compute() has used up the sums: ask for whole_curve=True the first time")
+        if estimators and not self._estimators:
+            raise RuntimeError("compute() has used up the sums: ask for estimators=True the first time")
         return self._details
 
     def reset(self) -> None:
         """Forget all batches; how many classes there are, and their names, stay known."""
         self._details = None
         self._whole_curve = False
+        self._estimators = False
         self._measurement = self._new_measurement()
 
     def twin(self, backbone: Backbone) -> NTPSMonitor:

@@ -66,11 +66,33 @@ def bucket(samples: Sequence[Sample], max_tokens: int, pad: int) -> list[SideBat
     """
     ordered = sorted(samples, key=lambda sample: -len(sample.ids))
     found = []
-    while ordered:
-        size = max(1, max_tokens // len(ordered[0].ids))
-        found.append(_collate(ordered[:size], pad))
-        ordered = ordered[size:]
+    begin = 0
+    while begin < len(ordered):
+        end = begin + max(1, max_tokens // len(ordered[begin].ids))
+        found.append(_collate(ordered[begin:end], pad))
+        begin = end
     return found
+
+
+def join(batches: Sequence[SideBatch]) -> SideBatch:
+    """Batches that were made of rows as one, padded on the right to its longest."""
+    inputs = {name: _stacked([batch.inputs[name] for batch in batches]) for name in batches[0].inputs}
+    shown: dict[str, Any] = {}
+    for name in batches[0].shown:
+        parts = [batch.shown[name] for batch in batches]
+        if name == "tokens":
+            shown[name] = _stacked(parts)
+        elif isinstance(parts[0], Tensor):
+            shown[name] = torch.cat(parts) if name != "input_ids" else inputs["input_ids"]
+        else:
+            shown[name] = [each for part in parts for each in part]
+    return SideBatch(inputs, shown)
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """``(N, T)`` rows of all, with zeros behind those that are shorter: the mask tells padding."""
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, longest - part.shape[1])) for part in parts])
 
 
 def _collate(samples: Sequence[Sample], pad: int) -> SideBatch:

@@ -134,7 +134,7 @@ def _of_rows(
         remarks.append(f"{len(whole) - len(samples)} of {len(whole)} rows have no label and are left out")
     longer = sum(max_length is not None and len(sample.ids) > max_length for sample in whole)
     if longer:
-        remarks.append(f"{longer} of {len(whole)} rows are longer than the model's {max_length:,} tokens and are cut")
+        remarks.append(f"{longer} of {len(whole)} rows are longer than {max_length:,} tokens and are cut")
     batches = bucket(samples, max_tokens, _padding(tokenizer))
     return SideSet(batches, len(samples), digest(samples), remarks + _conflicts(samples))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.utilities import rank_zero_info
 
 from ntps_lightning.batch_items import BatchItem
-from ntps_lightning.capture.entry import reshard
+from ntps_lightning.capture.entry import reshard, sparing
 from ntps_lightning.capture.module_state import ModuleState
 from ntps_lightning.capture.own_pass import Within, own_pass
 from ntps_lightning.distributed import rank_and_world_size, together
@@ -28,8 +27,6 @@ Data = Rows | list[Any] | Mapping[str, Rows | list[Any]]
 
 # What the numbers depend on, of those that are measured on one.
 OF_A_SIDE_SET = {"data": "side set"}
-# Arguments of models that spare what nobody reads.
-_SPARING = {"use_cache": False, "logits_to_keep": 1}
 _COLUMNS = {"text", "label", "labels", "messages", "input_ids"}
 
 
@@ -165,8 +162,7 @@ def _show(
     device: torch.device,
 ) -> None:
     """Ranks that share the model come to every call, whatever went wrong with those before."""
-    known = signature(entry.forward).parameters
-    options = {name: value for name, value in _SPARING.items() if name in known}
+    options = sparing(entry)
     for batch, counts in shares:
         listening.show(batch.shown | {"sample_mask": None if counts else _none_of(batch)})
         with watch.guard.measuring():

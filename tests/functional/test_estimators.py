@@ -10,7 +10,7 @@ import torch
 
 from ntps_lightning import NextTokenPerceptionScore
 from ntps_lightning.functional.accumulate import batch_moments
-from ntps_lightning.functional.estimators import gcv_r2, h_score, rankme
+from ntps_lightning.functional.estimators import gcv_r2, h_score, log_me, rankme
 from ntps_lightning.functional.held_out import GRID
 from ntps_lightning.functional.moments import covariances
 from ntps_lightning.functional.score import score_details
@@ -94,3 +94,56 @@ def test_rankme(rng):
     share = singular / singular.sum() + 1e-7
     expected = np.exp(-(share * np.log(share)).sum())
     assert rankme(batch_moments(hidden, torch.tensor(labels), mask)).item() == pytest.approx(expected, rel=1e-6)
+
+
+def evidence(x, y):
+    """Of one output, dense: the authors' fixed point on the rows themselves."""
+    n, d = x.shape
+    alpha = beta = 1.0
+    for _ in range(11):
+        ratio = alpha / beta
+        inner = alpha * np.eye(d) + beta * x.T @ x
+        weights = np.linalg.solve(inner, beta * x.T @ y)
+        free = np.trace(np.linalg.solve(inner, beta * x.T @ x))
+        loss = np.square(y - x @ weights).sum()
+        alpha = free / (np.square(weights).sum() + 1e-5)
+        beta = (n - free) / (loss + 1e-5)
+        if abs(alpha / beta - ratio) <= 1e-3 * ratio:
+            break
+    log_det = np.linalg.slogdet(alpha * np.eye(d) + beta * x.T @ x)[1]
+    fit = d * np.log(alpha) + n * np.log(beta) - log_det - beta * loss - alpha * np.square(weights).sum()
+    return (fit - n * np.log(2 * np.pi)) / 2 / n
+
+
+@pytest.mark.parametrize("kind", ["classes", "real"])
+@pytest.mark.parametrize("n", [300, 20], ids=["n > d", "n < d"])
+def test_log_me_by_its_definition(rng, n, kind):
+    samples, labels = sequences(rng, n=n, d=24, classes=4)
+    labels = np.where(labels == 2, 3, labels)  # a class without samples
+    hidden, mask = pad(samples)
+    targets = one_hot(labels, 4)[:, [0, 1, 3]]
+    targets = targets if kind == "classes" else 5 * targets + rng.normal(size=(n, 3)) + 2
+    given = torch.tensor(labels) if kind == "classes" else torch.tensor(targets)
+    moments = batch_moments(hidden, given, mask, num_classes=4 if kind == "classes" else None)
+    expected = np.mean([evidence(pool(samples), y) for y in targets.T])
+    assert log_me(moments).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_estimators_are_there_where_they_are_asked_for(rng):
+    samples, labels = sequences(rng, n=120, classes=3)
+    hidden, mask = pad(samples)
+    moments = batch_moments(hidden, torch.tensor(labels), mask)
+    metric = NextTokenPerceptionScore(hidden.shape[-1], 3)
+    metric.update(hidden, torch.tensor(labels), mask)
+    asked, plain = (metric.details(whole_curve=False, estimators=each) for each in (True, False))
+    assert asked.log_me == pytest.approx(log_me(moments).item(), rel=1e-12)
+    assert asked.rankme == pytest.approx(rankme(moments).item(), rel=1e-12)
+    cov = covariances(moments, center=True)
+    assert asked.h_score == pytest.approx(h_score(moments, cov, whitening(cov.perception)).item(), rel=1e-12)
+    assert max(asked.held_out.learning_curve.r2) == 50
+    assert (plain.log_me, plain.rankme, plain.h_score, plain.held_out.learning_curve) == (None,) * 4
+    assert asked.score == plain.score
+    assert asked.p_value is None, "no more is computed than was asked for"
+    real = score_details(batch_moments(hidden, torch.tensor(labels).double(), mask), estimators=True)
+    assert real.h_score is None
+    assert real.log_me is not None

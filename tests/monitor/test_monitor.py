@@ -282,6 +282,18 @@ def test_the_whole_curve_is_asked_for_the_first_time(model):
         monitor.compute(whole_curve=True)
 
 
+def test_estimators_of_every_layer_are_asked_for_the_first_time(model):
+    asked, plain = NTPSMonitor(model, layers="all"), NTPSMonitor(model, layers="all")
+    for monitor in (asked, plain):
+        show(monitor, model, list(loader(60)))
+    for layer, details in asked.compute(estimators=True).items():
+        assert None not in (details.rankme, details.h_score, details.log_me), layer
+        assert details.score == plain.compute()[layer].score
+    assert asked.compute() is asked.compute(estimators=True)
+    with pytest.raises(RuntimeError, match="ask for estimators=True the first time"):
+        plain.compute(estimators=True)
+
+
 def test_nothing_stays_alive_without_the_garbage_collector(model):
     """Training loops switch it off: what a batch or a measurement holds must go with the last reference."""
     gc.disable()

@@ -123,3 +123,23 @@ def test_example_of_hugging_face(files, example, size, steps):
     events.Reload()
     assert [event.step for event in events.Scalars("eval/ntps/captured_r2")] == [0, steps // 2, steps]
     assert "train/train_loss" in events.Tags()["scalars"] or "train/loss" in events.Tags()["scalars"]
+
+
+def test_prescreening_tells_what_it_saw_and_where_the_report_is(files, monkeypatch, capsys):
+    """On the tiny model, and two sets where the packaged ones would be."""
+    from examples import prescreen
+
+    rows = [(f"{text} {i % 7} {text} {i}", label) for i in range(40) for label, text in SUBJECTS.items()]
+    monkeypatch.setattr(prescreen, "SETS", {"one": "of the first", "other": "of the second"})
+    monkeypatch.setattr(prescreen, "read", lambda name: rows if name == "one" else rows[::-1][:60])
+    monkeypatch.setattr(prescreen.offline, "smollm2", lambda: str(files / "model"))
+    output = files / "report"
+    monkeypatch.setattr("sys.argv", ["prescreen", "--output", str(output)])
+    for _ in range(2):
+        prescreen.main()
+        said = capsys.readouterr().out
+        assert "Data sets for SmolLM2-135M-Instruct, by R²:" in said
+        assert f"The report: {output / 'report.html'}" in said
+        assert f"ntps prescreen --model {files / 'model'} --data yours.csv" in said
+        assert len(list((output / "measured").glob("*.json"))) == 2
+    assert {"report.html", "report.md", "layers.csv", "result.json"} <= {file.name for file in output.iterdir()}

@@ -17,7 +17,7 @@ from transformers import BatchEncoding, LlamaForCausalLM, PreTrainedTokenizerFas
 
 from ntps_lightning import NTPSMonitor
 from ntps_lightning.errors import SetupError
-from ntps_lightning.side_set import make_side_set
+from ntps_lightning.side_set import join, make_side_set
 from tests.support.models import loader, samples, tiny_config
 
 WORDS = ["the", "team", "won", "a", "match", "coach", "cheered", "shares", "of", "bank", "fell", "rates"]
@@ -192,7 +192,7 @@ def test_long_rows_are_cut_and_counted(tokenizer, caplog):
     longer = sum(len(ids) > 6 for ids, _ in whole)
     assert 0 < longer < 40
     assert contents(found) == sorted(((ids[:6], label) for ids, label in whole), key=repr)
-    assert found.remarks[0] == f"{longer} of 40 rows are longer than the model's 6 tokens and are cut"
+    assert found.remarks[0] == f"{longer} of 40 rows are longer than 6 tokens and are cut"
     assert not caplog.records, "the tokenizer's own remark of long texts"
     assert not make_side_set(tokenised(), max_length=9).remarks
 
@@ -367,7 +367,7 @@ def test_ranks_share_every_sample_once(world_size, max_tokens):
 
 
 DIGEST = """
-from ntps_lightning.side_set import make_side_set
+from ntps_lightning.side_set import join, make_side_set
 print(make_side_set({!r}).digest)
 """
 
@@ -531,3 +531,20 @@ def test_what_cannot_be_watched_is_one_clear_error(tokenizer, data, options, mes
         options["tokenizer"] = PreTrainedTokenizerFast(tokenizer_object=bare)
     with pytest.raises(SetupError, match=message):
         make_side_set(data, **options)
+
+
+@pytest.mark.parametrize("kind", ["words", "targets"])
+def test_batches_of_single_rows_are_joined_to_those_that_would_have_been_made(kind, tokenizer):
+    rows = [
+        {**row, "label": len(row["text"]) / 3 if kind == "targets" else row["label"], "doc": row["text"][:9]}
+        for row in table()
+    ]
+    single, whole = (make_side_set(rows, groups="doc", tokenizer=tokenizer, max_tokens=size) for size in (1, 10_000))
+    assert [len(batch.inputs["input_ids"]) for batch in single.batches] == [1] * 40
+    (wanted,), found = whole.batches, join(single.batches)
+    mask = wanted.inputs["attention_mask"]
+    assert found.inputs["attention_mask"].equal(mask)
+    assert (found.inputs["input_ids"] * mask).equal(wanted.inputs["input_ids"] * mask)
+    assert found.shown["groups"] == wanted.shown["groups"]
+    assert list(found.shown["labels"]) == list(wanted.shown["labels"])
+    assert found.shown["input_ids"] is found.inputs["input_ids"]

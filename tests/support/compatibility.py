@@ -31,6 +31,7 @@ SECTIONS = {
         " baseline included, which is what `trainer.validate` before `fit` gives to 1e-6 (where a validation can be"
         " repeated). `make same-bits` prints it."
     ),
+    "Prescreening": "Before any finetuning: what is read, and what goes wrong.",
     "Precision": "The score against the float64 definition.",
     "Lifecycle": "What a Trainer may do.",
     "Faults": "The run goes on, or stops with one clear error before it has cost anything.",

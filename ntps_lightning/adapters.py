@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from ntps_lightning.command.model_files import NoModelError
+from ntps_lightning.model_files import NoModelError
 
 
 def base_of(content: dict[str, Any]) -> str:

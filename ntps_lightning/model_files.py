@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-import socket
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+from ntps_lightning.hub import HUB_ID, first_line, why_unreachable
+
 # Files of a folder that an error names.
 _SHOWN = 5
 
@@ -39,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise NoModelError(f"{path.name} cannot be read ({_first_line(error)}): save the model again") from error
+        raise NoModelError(f"{path.name} cannot be read ({first_line(error)}): save the model again") from error
     if not isinstance(content, dict):
         raise NoModelError(f"{path.name} holds no JSON object: save the model again")
     return content
@@ -61,18 +58,18 @@ def _in_folder(folder: Path, name: str) -> Path | None:
 
 
 def _on_hub(where: str, name: str) -> Path | None:
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    if not _HUB_ID.fullmatch(where):
+    if not HUB_ID.fullmatch(where):
         raise NoModelError(f"there is no folder {where}: name one that save_pretrained wrote, or a hub id")
     cached = try_to_load_from_cache(where, name)
     if isinstance(cached, str):
         return Path(cached)
-    host = urlsplit(constants.ENDPOINT).hostname or ""
-    if constants.HF_HUB_OFFLINE or not _is_known(host):
+    unreachable = why_unreachable()
+    if unreachable:
         raise NoModelError(
-            f"there is no folder {where}, and {host} cannot be reached from here, if that is a hub id: name a folder,"
+            f"there is no folder {where}, and {unreachable}, if that is a hub id: name a folder,"
             f" or fetch it where it can (hf download {where})"
         )
     try:
@@ -85,19 +82,5 @@ def _on_hub(where: str, name: str) -> Path | None:
         reason = error
     raise NoModelError(
         f"there is no folder {where}, and the hub did not hand out its {name} ({type(reason).__name__}:"
-        f" {_first_line(reason)}): check the name, or log in (hf auth login)"
+        f" {first_line(reason)}): check the name, or log in (hf auth login)"
     ) from reason
-
-
-def _is_known(host: str) -> bool:
-    """Asked first: the hub's own client tries again for half a minute."""
-    if getproxies():
-        return True
-    try:
-        return bool(socket.getaddrinfo(host, None))
-    except OSError:
-        return False
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,215 @@
+"""``ntps prescreen``: before any finetuning, which layer to read, which model and which data, and how sure."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ntps_lightning.prescreening.result import Prescreen
+
+_EPILOG = """\
+which layer of a model to read for your labels, and how many labels it takes:
+
+  ntps prescreen --model HuggingFaceTB/SmolLM2-135M --data reviews.csv --label-column stars --output report
+
+which of two checkpoints is ahead, on two sets, of at most 1,000 texts each (the same texts for both):
+
+  ntps prescreen --model base=out/checkpoint-0 --model tuned=out/checkpoint-500 \\
+      --data news=news.jsonl --data tickets=tickets/ --limit 1000 --output report
+
+Texts run once through each model; nothing is trained. What was measured is kept (see --cache): a run that was stopped
+goes on with the same command, and one more model or set costs that one alone.
+
+exit codes: 0 all fine, 1 what was given cannot be measured (one line says why), 2 the arguments are not understood,
+130 stopped by Ctrl-C.
+"""
+
+
+def add_prescreen(commands: Any) -> None:
+    """Add the command to the subparsers."""
+    parser = commands.add_parser(
+        "prescreen",
+        help="before any finetuning: which layer, model and data, how sure, and how many labels would settle it",
+        description="Ranks the layers of models on labelled texts, models on a set, and sets for a model, held out.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    named = "may be given several times; NAME=... names it in the report"
+    parser.add_argument(
+        "--model", action="append", required=True, metavar="[NAME=]DIR", help=f"a folder or hub id; {named}"
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        required=True,
+        metavar="[NAME=]PATH",
+        help=f"a .csv, .tsv, .jsonl, .json or .parquet file, a folder of .txt files by class, or a hub id; {named}",
+    )
+    parser.add_argument("--text-column", default="text", metavar="NAME", help="of the texts (default: text)")
+    parser.add_argument("--label-column", default="label", metavar="NAME", help="of the labels (default: label)")
+    parser.add_argument(
+        "--group-column", metavar="NAME", help="of what texts share that are not independent: a document, an author"
+    )
+    parser.add_argument("--regression", action="store_true", help="labels are numbers to predict, no classes")
+    parser.add_argument(
+        "--layers", type=_layers, default="all", metavar="all|LIST", help="such as 0,8,-1 (default: all)"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="the most texts of a set (default: all)")
+    parser.add_argument("--max-length", type=int, default=512, metavar="N", help="tokens of a text (default: 512)")
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of weights (default: auto)"
+    )
+    parser.add_argument("--device", metavar="NAME", help="such as cuda:1 (default: a GPU where there is one)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of texts (default: 0)")
+    parser.add_argument("--cache", metavar="DIR", help="of what was measured (default: in the user's cache)")
+    parser.add_argument(
+        "--output", metavar="DIR", help="where report.html, report.md, layers.csv and result.json are written"
+    )
+    parser.add_argument("--json", action="store_true", help="print the answers and all numbers as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, print and write the report; returns the exit code."""
+    from ntps_lightning.errors import SetupError
+
+    try:
+        if options.output is not None:
+            _make(Path(options.output))
+        with _short_warnings():
+            result = _measure(options)
+        _tell(options, result)
+    except SetupError as error:
+        print(f"ntps prescreen: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            f"\nntps prescreen: stopped; each model on each set that was finished is kept in {_cache(options)}, and the"
+            " same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+def named(given: Sequence[str], option: str) -> dict[str, str]:
+    """Paths by name, ``NAME=PATH`` or the last part of a path; the whole one where several end alike.
+
+    Args:
+        given: on the command line.
+        option: that it was given to, for messages.
+
+    Raises:
+        SetupError: If two have the same name.
+
+    """
+    from ntps_lightning.errors import SetupError
+
+    pairs = [_pair(each) for each in given]
+    short = [name or _last_part(path) for name, path in pairs]
+    found: dict[str, str] = {}
+    for (name, path), last in zip(pairs, short, strict=True):
+        chosen = name or (last if short.count(last) == 1 else path)
+        if chosen in found:
+            raise SetupError(f"{option} {chosen!r} was given twice: name each, as {option} NAME={path}")
+        found[chosen] = path
+    return found
+
+
+def _pair(given: str) -> tuple[str, str]:
+    """A name, empty where there is none, and a path; one that exists is a path whatever it is called."""
+    name, equals, path = given.partition("=")
+    return (name, path) if equals and name and path and not Path(given).exists() else ("", given)
+
+
+def _last_part(path: str) -> str:
+    """Of a file without its ending; an id on the hub is whole."""
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return place.resolve().name
+    return place.stem if place.exists() else path
+
+
+def _layers(given: str) -> str | list[int]:
+    """``"all"`` or indices.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is neither.
+
+    """
+    if given == "all":
+        return given
+    try:
+        return [int(part) for part in given.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be all, or numbers such as 0,8,-1; got {given!r}") from None
+
+
+def _make(folder: Path) -> None:
+    """Before anything is measured."""
+    from ntps_lightning.errors import SetupError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"--output {folder} cannot be made ({error.strerror}): name a folder") from error
+
+
+def _measure(options: argparse.Namespace) -> Prescreen:
+    models, data = named(options.model, "--model"), named(options.data, "--data")
+
+    from ntps_lightning.prescreening.prescreen import prescreen
+
+    return prescreen(
+        models,
+        data,
+        text=options.text_column,
+        label=options.label_column,
+        group=options.group_column,
+        regression=options.regression,
+        layers=options.layers,
+        limit=options.limit,
+        max_length=options.max_length,
+        dtype=options.dtype,
+        device=options.device,
+        seed=options.seed,
+        cache=options.cache,
+    )
+
+
+def _tell(options: argparse.Namespace, result: Prescreen) -> None:
+    from ntps_lightning.prescreening.report import terminal, write_report
+    from ntps_lightning.prescreening.report.answers_json import as_json
+    from ntps_lightning.prescreening.report.page import page_of
+
+    if options.json:
+        print(as_json(result))
+    else:
+        terminal.show(page_of(result))
+    if options.output is not None:
+        page = write_report(result, options.output)
+        print(f"\nThe report: {page}", file=sys.stderr if options.json else sys.stdout)
+
+
+def _cache(options: argparse.Namespace) -> str:
+    from ntps_lightning.prescreening.cache import default_folder
+
+    return str(options.cache or default_folder())
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """A line each, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        yield
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"ntps prescreen: {message}", file=sys.stderr)

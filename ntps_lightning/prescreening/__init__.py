@@ -1,0 +1,1 @@
+"""Before any finetuning: which model, layer and data, and how sure."""

@@ -1,0 +1,88 @@
+"""What was measured before, on disk: a file for each model on each data set with the same settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ntps_lightning.hub import first_line
+from ntps_lightning.prescreening.measured import Measured
+from ntps_lightning.prescreening.state import measured_of, plain
+
+
+def default_folder() -> Path:
+    """In the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "ntps_lightning" / "prescreen"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder.
+
+    Args:
+        folder: made where it is not there.
+        settings: all that numbers depend on beside the model and the data: plain values.
+
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+
+    def read(self, model_id: str, data_id: str) -> tuple[Measured | None, str]:
+        """What was measured, if it was; and what is wrong with its file, if something is."""
+        path = self._path(model_id, data_id)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None, ""
+        except OSError as error:
+            return None, f"{path} cannot be read ({first_line(error)}), and is measured again"
+        try:
+            state = json.loads(content)
+            if state["key"] != self._key(model_id, data_id):
+                return None, f"{path} is of another measurement, and is made anew"
+            return measured_of(state["measured"]), ""
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return None, f"{path} is damaged ({type(error).__name__}: {first_line(error)}), and is made anew"
+
+    def write(self, measured: Measured) -> str:
+        """Keep what was measured; returns why that could not be, empty where it is kept.
+
+        A file is there in whole or not at all, whatever happens meanwhile.
+        """
+        path = self._path(measured.model_id, measured.data_id)
+        state = {"key": self._key(measured.model_id, measured.data_id), "measured": measured}
+        content = json.dumps(plain(state)).encode()
+        temporary = ""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as file:
+                temporary = file.name
+                file.write(content)
+            os.replace(temporary, path)
+        except OSError as error:
+            with suppress(OSError):
+                os.unlink(temporary)
+            return f"{path} cannot be written ({first_line(error)}): it will be measured again the next time"
+        return ""
+
+    def _key(self, model_id: str, data_id: str) -> dict[str, Any]:
+        key: dict[str, Any] = plain({"model": model_id, "data": data_id, "settings": self.settings})
+        return key
+
+    def _path(self, model_id: str, data_id: str) -> Path:
+        name = sha256(json.dumps(self._key(model_id, data_id), sort_keys=True).encode()).hexdigest()[:32]
+        return self.folder / f"{name}.json"
+
+
+def renamed(measured: Measured, model: str, data: str, remarks: tuple[str, ...]) -> Measured:
+    """The same content under the names that it has now, with what is known of these data put first."""
+    return replace(measured, model=model, data=data, remarks=(*remarks, *measured.remarks))

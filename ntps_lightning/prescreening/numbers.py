@@ -1,0 +1,74 @@
+"""What a layer's details say before finetuning."""
+
+from __future__ import annotations
+
+from ntps_lightning.functional.details import NTPSDetails
+from ntps_lightning.functional.jackknife import Estimate
+from ntps_lightning.functional.learning_curve import LearningCurve
+from ntps_lightning.prescreening.measured import LayerNumbers, Number
+
+# Times the largest number of rows of the learning curve that it is extrapolated to.
+_FURTHER = (2, 4)
+
+
+def layer_numbers(layer: int, details: NTPSDetails) -> LayerNumbers:
+    """The numbers of a layer.
+
+    Args:
+        layer: its index.
+        details: with estimators.
+
+    Raises:
+        ValueError: If there are no held-out numbers.
+
+    """
+    found = details.held_out
+    if found is None:
+        raise ValueError(f"layer {layer} has no held-out numbers: {details.not_held_out}")
+    curve, expected, remarks = _learned(found.learning_curve)
+    if found.at_edge:
+        remarks.append(f"the best ridge of {', '.join(found.at_edge)} is an end of the grid")
+    if details.h_score is not None and details.samples_per_dim <= 1:
+        remarks.append(
+            "with no more texts than dimensions H-score is the number of classes less one, whatever they are"
+        )
+    return LayerNumbers(
+        layer=layer,
+        probe_r2=_on_host(found.probe_r2),
+        probe_accuracy=None if found.probe_accuracy is None else _on_host(found.probe_accuracy),
+        captured_r2=_number(found.captured_r2),
+        principal_r2=_number(found.principal_r2),
+        score=details.score,
+        null=details.null,
+        lift=details.lift,
+        k=details.k,
+        rankme=float(details.rankme or 0.0),
+        h_score=details.h_score,
+        log_me=details.log_me,
+        curve=curve,
+        expected=expected,
+        remarks=tuple(remarks),
+    )
+
+
+def _number(estimate: Estimate) -> Number:
+    return estimate.value, estimate.se
+
+
+def _on_host(estimate: Estimate) -> Estimate:
+    return Estimate(estimate.value, estimate.own.cpu(), estimate.fit.cpu(), estimate.num_groups, estimate.unseen)
+
+
+def _learned(curve: LearningCurve | None) -> tuple[dict[int, Number], dict[int, Number], list[str]]:
+    """Of accuracy for classes, else of R²; and why it, or what is expected of more rows, is not there."""
+    if curve is None:
+        return {}, {}, ["there is no learning curve: too few rows are left beside 50 that are fitted"]
+    if curve.accuracy is not None and curve.accuracy_se is not None:
+        values, errors, predict = curve.accuracy, curve.accuracy_se, curve.predict_accuracy
+    else:
+        values, errors, predict = curve.r2, curve.r2_se, curve.predict
+    found = {size: (values[size], errors[size]) for size in sorted(values)}
+    try:
+        return found, {times * max(found): predict(times * max(found)) for times in _FURTHER}, []
+    except ValueError as error:
+        return found, {}, [str(error)]

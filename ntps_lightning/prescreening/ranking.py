@@ -1,0 +1,211 @@
+"""Candidates in order, how sure that order is, and how many labels would settle it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from ntps_lightning.functional.jackknife import Estimate
+from ntps_lightning.prescreening.joint import Joint, flattery
+from ntps_lightning.prescreening.measured import LayerNumbers, Measured, Number
+
+LEVEL = 0.95
+# Standard errors either way of a 95% interval.
+_WIDE = 1.96
+# A choice on the same rows is remarked on where it flatters by more than this share of the standard error.
+_FLATTERS = 0.5
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A candidate in its place.
+
+    Args:
+        name: what it is called.
+        layer: that was read.
+        value: the number by which it is ranked.
+        se: its standard error.
+        behind: how far it is behind the first, and the standard error of that; of the same texts it is a paired one.
+        ranks: from which to which rank it may be; the intervals of all candidates hold together, at 95%.
+        may_be_best: whether it is in the smallest set that holds the best one, at 95%.
+        flatters: by how much ``value`` may be too high on average, since the layer was chosen on the same rows; of a
+            layer, since the first is the highest of all.
+
+    """
+
+    name: str
+    layer: int
+    value: float
+    se: float
+    behind: Number
+    ranks: tuple[int, int]
+    may_be_best: bool
+    flatters: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Candidates, the best first.
+
+    Args:
+        of: ``"layers"``, ``"models"`` or ``"data"``.
+        by: ``"probe_r2"`` or ``"probe_accuracy"``.
+        ranked: the candidates.
+        labels: that the first was read on.
+        labels_to_settle: that would tell the two first apart, two digits of them; ``None`` where they are equal, or
+            there is one candidate. The difference that it goes by is itself uncertain.
+        remarks: what a reader should know of this order.
+
+    """
+
+    of: str
+    by: str
+    ranked: tuple[Ranked, ...]
+    labels: int
+    labels_to_settle: int | None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def ties(self) -> tuple[Ranked, ...]:
+        """Those besides the first that may be the best."""
+        return tuple(each for each in self.ranked[1:] if each.may_be_best)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the first is the best, at 95%."""
+        return not self.ties
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    name: str
+    layer: int
+    estimate: Estimate
+    rows: Hashable
+    num_kept: int
+    flatters: float
+
+
+def layer_to_read(measured: Measured) -> LayerNumbers:
+    """The layer with the highest R², which is steadier than accuracy; of equal ones the lowest."""
+    return max(measured.layers, key=lambda layer: layer.probe_r2.value)
+
+
+def rank_layers(measured: Measured, seed: int = 0) -> Ranking:
+    """Layers of a model on a data set, by R².
+
+    Args:
+        measured: the model on the data set.
+        seed: of the draws.
+
+    """
+    best = layer_to_read(measured)
+    by_choice = _flattery(measured, "probe_r2", seed)
+    candidates = [
+        _Candidate(f"layer {layer.layer}", layer.layer, layer.probe_r2, _rows(measured, layer.probe_r2),
+                   measured.num_kept, by_choice if layer is best else 0.0)
+        for layer in measured.layers
+    ]  # fmt: skip
+    return _rank("layers", "probe_r2", candidates, seed)
+
+
+def rank_models(measured: Sequence[Measured], seed: int = 0) -> Ranking:
+    """Models, or checkpoints, on one data set, each at its best layer: by accuracy for classes, else by R².
+
+    Args:
+        measured: the models on the data set.
+        seed: of the draws.
+
+    """
+    classes = all(layer.probe_accuracy is not None for each in measured for layer in each.layers)
+    by = "probe_accuracy" if classes else "probe_r2"
+    return _rank("models", by, [_at_best_layer(each, each.model, by, seed) for each in measured], seed)
+
+
+def rank_data(measured: Sequence[Measured], seed: int = 0) -> Ranking:
+    """Data sets for one model, each at its best layer, by R²: accuracies have other chance levels.
+
+    Args:
+        measured: the model on the data sets.
+        seed: of the draws.
+
+    """
+    return _rank("data", "probe_r2", [_at_best_layer(each, each.data, "probe_r2", seed) for each in measured], seed)
+
+
+def read(layer: LayerNumbers, by: str) -> Estimate:
+    """The number of a layer by which is ranked."""
+    estimate: Estimate = getattr(layer, by)
+    return estimate
+
+
+def _at_best_layer(measured: Measured, name: str, by: str, seed: int) -> _Candidate:
+    layer = layer_to_read(measured)
+    estimate = read(layer, by)
+    rows = _rows(measured, estimate)
+    return _Candidate(name, layer.layer, estimate, rows, measured.num_kept, _flattery(measured, by, seed))
+
+
+def _rows(measured: Measured, estimate: Estimate) -> Hashable:
+    """What is equal where two were read of the same texts."""
+    return measured.data_id, measured.num_samples, measured.num_kept, estimate.num_groups, len(estimate.own)
+
+
+def _flattery(measured: Measured, by: str, seed: int) -> float:
+    """Of the number that is read at the layer with the highest R²."""
+    count = len(measured.layers)
+    estimates = [layer.probe_r2 for layer in measured.layers]
+    if by != "probe_r2":
+        estimates += [read(layer, by) for layer in measured.layers]
+    joint = Joint.of(estimates, [None] * len(estimates), seed)
+    return flattery(joint, range(count), range(len(estimates) - count, len(estimates)))
+
+
+def _rank(of: str, by: str, candidates: Sequence[_Candidate], seed: int) -> Ranking:
+    order = sorted(candidates, key=lambda each: -each.estimate.value)
+    joint = Joint.of([each.estimate for each in order], [each.rows for each in order], seed)
+    scale = joint.difference_se
+    best, ranks = joint.may_be_best(LEVEL), joint.ranks(LEVEL)
+    ranked = tuple(
+        Ranked(
+            name=each.name,
+            layer=each.layer,
+            value=each.estimate.value,
+            se=each.estimate.se,
+            behind=(order[0].estimate.value - each.estimate.value, float(scale[0, i])),
+            ranks=ranks[i],
+            may_be_best=best[i],
+            flatters=each.flatters,
+        )
+        for i, each in enumerate(order)
+    )
+    return Ranking(of, by, ranked, order[0].num_kept, _labels_to_settle(order, ranked), _remarks(ranked))
+
+
+def _labels_to_settle(order: Sequence[_Candidate], ranked: Sequence[Ranked]) -> int | None:
+    """Errors shrink with the square root of the number of labels."""
+    if len(order) < 2 or ranked[1].behind[0] == 0:
+        return None
+    first, second = order[:2]
+    difference, se = ranked[1].behind
+    if first.rows == second.rows:
+        variance = first.num_kept * se**2
+    else:
+        variance = first.num_kept * first.estimate.se**2 + second.num_kept * second.estimate.se**2
+    return two_digits(variance * (_WIDE / difference) ** 2)
+
+
+def two_digits(count: float) -> int:
+    """Rounded up to two digits."""
+    scale: int = 10 ** max(0, math.ceil(math.log10(count)) - 2) if count > 1 else 1
+    return math.ceil(count / scale) * scale
+
+
+def _remarks(ranked: Sequence[Ranked]) -> tuple[str, ...]:
+    return tuple(
+        f"{each.name}: its number may be {each.flatters:.3f} too high (its standard error is {each.se:.3f}), since "
+        "the layer was chosen on the same texts"
+        for each in ranked
+        if each.flatters > _FLATTERS * each.se
+    )

@@ -1,0 +1,138 @@
+"""The answers in words, which all forms of the report begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ntps_lightning.prescreening.measured import LayerNumbers, Measured, Number
+from ntps_lightning.prescreening.ranking import Ranking, layer_to_read
+from ntps_lightning.prescreening.result import Prescreen
+
+# Labels that nobody makes.
+_MANY = 1_000_000
+# Sentences about single pairs: more would bury the answers.
+_MOST_LINES = 8
+
+CAVEATS = (
+    "± is one standard error. Numbers are held out: of a linear probe on the model as it is, read on texts that it was "
+    "not fitted on.",
+    "What may be the best, and ranks, are at 95%. Labels to settle it would tell the first from the second if their "
+    "difference is as seen here; it is uncertain itself, so take it as an order of magnitude.",
+    "With twice: accuracy (R² without classes) of a probe that is fitted on twice the labels of the largest fit seen, "
+    "how many that is in brackets.",
+    "Nothing here foretells what LoRA gains: there is no evidence yet that any number of the base model does. The "
+    "paper (arXiv 2505.17169) reports negative rank correlations of its score with that gain within a model: a low "
+    "score, a high gain.",
+    "Scores, captured shares and their levels are compared within a model alone; accuracies of data sets with other "
+    "classes are not compared.",
+)
+
+
+def answers(result: Prescreen) -> list[str]:
+    """Which layer to read, and which model and data set is ahead: a sentence or two each."""
+    found = [_models(result, data) for data in result.data] if len(result.models) > 1 else []
+    found += [_data(result, model) for model in result.models] if len(result.data) > 1 else []
+    if len(result.measured) <= _MOST_LINES:
+        found += [_layer(result, each) for each in result.measured]
+    else:
+        found.append("The table below has the layer to read of each model on each data set.")
+    return [each for each in found if each]
+
+
+def number(value: Number, digits: int = 3) -> str:
+    """With its standard error."""
+    return f"{value[0]:.{digits}f} ± {value[1]:.{digits}f}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """One, two and three."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def spans(layers: Sequence[int]) -> str:
+    """Layers as ranges: 3, 5 to 7."""
+    ends: list[list[int]] = []
+    for layer in sorted(layers):
+        if ends and layer == ends[-1][-1] + 1:
+            ends[-1].append(layer)
+        else:
+            ends.append([layer])
+    ranges = [[f"{run[0]} to {run[-1]}"] if len(run) > 2 else list(map(str, run)) for run in ends]
+    return listed([each for run in ranges for each in run])
+
+
+def accuracy_and_r2(layer: LayerNumbers) -> str:
+    """What the probe reads at a layer."""
+    r2 = f"R² {number((layer.probe_r2.value, layer.probe_r2.se))}"
+    if layer.probe_accuracy is None:
+        return r2
+    return f"accuracy {number((layer.probe_accuracy.value, layer.probe_accuracy.se))}, {r2}"
+
+
+def with_more(layer: LayerNumbers, times: int) -> tuple[int, Number] | None:
+    """So many times the labels of the largest fit, and what to expect with them; ``None`` where it is not known."""
+    labels = times * max(layer.curve, default=0)
+    return (labels, layer.expected[labels]) if labels in layer.expected else None
+
+
+def to_settle(ranking: Ranking) -> str:
+    """How many labels would tell the two first apart; empty where it is settled, or there is one."""
+    if len(ranking.ranked) < 2 or ranking.settled:
+        return ""
+    first, second = (each.name for each in ranking.ranked[:2])
+    if ranking.labels_to_settle is None:
+        return f"No number of labels tells {first} from {second}: they read the same."
+    if ranking.labels_to_settle <= ranking.labels:
+        return f"By themselves {first} and {second} can be told apart already; all {len(ranking.ranked)} together not."
+    labels = f"about {ranking.labels_to_settle:,}" if ranking.labels_to_settle < _MANY else "more than a million"
+    return (
+        f"To tell {first} from {second} would take {labels} labels to read on (here {ranking.labels:,}), if their"
+        " difference is as seen."
+    )
+
+
+def _layer(result: Prescreen, measured: Measured) -> str:
+    """All of it of one, what fits a line of several."""
+    ranking = result.rank_layers(measured.model, measured.data)
+    layer = layer_to_read(measured)
+    ties = [each.layer for each in ranking.ties]
+    settled = f"Of its {len(ranking.ranked)} layers no other may be as good." if len(ranking.ranked) > 1 else ""
+    may_be = f"Layer{'s' if len(ties) > 1 else ''} {spans(ties)} may be as good." if ties else settled
+    read = f"{measured.data}: read layer {layer.layer} of {measured.model}: {accuracy_and_r2(layer)}"
+    if len(result.measured) > 1:
+        return f"{read}. {may_be}".strip()
+    parts = [f"{read}, from {measured.num_samples:,} texts.", may_be, to_settle(ranking), _expected(layer)]
+    return " ".join(filter(None, parts))
+
+
+def _expected(layer: LayerNumbers) -> str:
+    twice = with_more(layer, 2)
+    if twice is None:
+        return ""
+    largest = max(layer.curve)
+    what = "R²" if layer.probe_accuracy is None else "accuracy"
+    return (
+        f"A probe fitted on {largest:,} labels reads {what} {number(layer.curve[largest])}; with twice as many,"
+        f" {twice[0]:,}, expect {number(twice[1])}."
+    )
+
+
+def _models(result: Prescreen, data: str) -> str:
+    return _ahead(result.rank_models(data), f"Models on {data}", "models")
+
+
+def _data(result: Prescreen, model: str) -> str:
+    return _ahead(result.rank_data(model), f"Data sets for {model}, by R²", "data sets")
+
+
+def _ahead(ranking: Ranking, what: str, kind: str) -> str:
+    if len(ranking.ranked) < 2:
+        return ""
+    first = ranking.ranked[0]
+    by = "accuracy" if ranking.by == "probe_accuracy" else "R²"
+    ties = [each.name for each in ranking.ties]
+    may_be = (
+        f"{listed(ties)} may be as good." if ties else f"No other of the {len(ranking.ranked)} {kind} may be as good."
+    )
+    read = f"{what}: {first.name} is ahead, {by} {number((first.value, first.se))} at layer {first.layer}."
+    return " ".join(filter(None, [read, may_be, to_settle(ranking)]))

@@ -1,0 +1,156 @@
+"""The command as a stranger meets it: in a process of its own, with a tiny model in a folder."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ntps_lightning.command.main import main
+from ntps_lightning.command.prescreen import named
+from ntps_lightning.errors import SetupError
+from ntps_lightning.prescreening.result import Prescreen
+from tests.prescreening.tiny import llama_folder, rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two models, ``one`` and ``two``, and two sets, ``films.csv`` and ``meals.jsonl``."""
+    path = tmp_path_factory.mktemp("prescreen")
+    for seed, name in enumerate(("one", "two")):
+        llama_folder(path / name, seed)
+    lines = [f"{row['text']},{row['label']}" for row in rows(120, seed=0)]
+    (path / "films.csv").write_text("\n".join(["text,label", *lines]))
+    (path / "meals.jsonl").write_text("\n".join(map(json.dumps, rows(120, seed=1))))
+    return path
+
+
+@pytest.fixture
+def command(folder, tmp_path):
+    """Runs it in the folder, with a cache of this test's own."""
+
+    def run(*arguments, **options):
+        line = [sys.executable, "-m", "ntps_lightning", "prescreen", *arguments, "--cache", str(tmp_path / "cache")]
+        return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=300, **options)
+
+    return run
+
+
+SHELL = "Prescreening"
+BOTH = ("--model", "one", "--model", "second=two", "--data", "films.csv", "--data", "dinners=meals.jsonl")
+
+
+@pytest.mark.compatibility(
+    SHELL, "`ntps prescreen`, the same again", "the same report to the byte, out of what was kept"
+)
+def test_a_report_of_two_models_and_two_sets(command, tmp_path):
+    found = command(*BOTH, "--output", str(tmp_path / "out"))
+    assert found.returncode == 0, found.stderr
+    assert "Which layer to read" in found.stdout
+    assert f"The report: {tmp_path / 'out' / 'report.html'}" in found.stdout
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "report.html",
+        "report.md",
+        "layers.csv",
+        "result.json",
+    }
+    result = Prescreen.load(tmp_path / "out" / "result.json")
+    assert (result.models, result.data) == (("one", "second"), ("films", "dinners"))
+    assert [layer.layer for layer in result.measured[0].layers] == [0, 1, 2]
+    assert all(
+        f"read layer {result.best_layer(m, d)} of {m}" in found.stdout for m in result.models for d in result.data
+    )
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    begin = time.perf_counter()
+    again = command(*BOTH, "--output", str(tmp_path / "out"))
+    assert again.stdout == found.stdout
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    assert time.perf_counter() - begin < 120
+
+
+def test_json_alone_is_on_stdout(command):
+    found = command("--model", "one", "--data", "films.csv", "--layers", "0,-1", "--limit", "80", "--json")
+    assert found.returncode == 0, found.stderr
+    facts = json.loads(found.stdout)
+    assert [row["layer"] for row in facts["layers"]] == [0, 2]
+    assert {row["samples"] for row in facts["layers"]} == {80}
+    assert facts["settings"]["limit"] == 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--model", "nowhere/at/all", "--data", "films.csv"), "there is no folder nowhere/at/all"),
+        (("--model", "one", "--data", "films.csv", "--label-column", "stars"), "'stars'"),
+        (("--model", "one", "--data", "films.csv", "--output", "films.csv"), "--output films.csv cannot be made"),
+        (("--model", "a=one", "--model", "a=two", "--data", "films.csv"), "--model 'a' was given twice"),
+        (("--model", "one", "--data", "films.csv", "--device", "toaster"), "toaster"),
+    ],
+)
+@pytest.mark.compatibility(SHELL, "`ntps prescreen` of what is not there", "one line on stderr, exit code 1")
+def test_what_cannot_be_measured_is_one_line(folder, monkeypatch, capsys, tmp_path, arguments, said):
+    monkeypatch.chdir(folder)
+    assert main(["prescreen", *arguments, "--cache", str(tmp_path)]) == 1
+    found = capsys.readouterr()
+    assert found.out == ""
+    (line,) = found.err.splitlines()
+    assert line.startswith("ntps prescreen: ")
+    assert said in line
+
+
+@pytest.mark.parametrize("arguments", [(), ("--model", "one"), ("--model", "one", "--data", "x", "--layers", "few")])
+def test_arguments_that_are_not_understood(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["prescreen", *arguments])
+    assert stopped.value.code == 2
+    assert "usage: ntps prescreen" in capsys.readouterr().err
+
+
+@pytest.mark.compatibility(
+    SHELL, "`ntps prescreen`, Ctrl-C", "says what is kept; the same command measures the rest alone"
+)
+def test_interrupted_it_says_what_is_kept(folder, tmp_path):
+    """Ctrl-C as soon as a first measurement is kept; the same command then measures the rest."""
+    cache = tmp_path / "cache"
+    line = [sys.executable, "-m", "ntps_lightning", "prescreen", *BOTH, "--cache", str(cache), "--json"]
+    process = subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not list(cache.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=100)
+    kept = {file: file.stat().st_mtime_ns for file in cache.glob("*.json")}
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1].startswith("ntps prescreen: stopped; ")
+    assert str(cache) in said
+    assert 1 <= len(kept) < 4
+    again = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert len(list(cache.glob("*.json"))) == 4
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+
+
+def test_names(tmp_path):
+    (tmp_path / "a=b").mkdir()
+    for run in ("x", "y"):
+        (tmp_path / run / "last").mkdir(parents=True)
+    assert named([f"{tmp_path}/a=b"], "--model") == {"a=b": f"{tmp_path}/a=b"}
+    assert named(["n=some/where", "org/model"], "--model") == {"n": "some/where", "org/model": "org/model"}
+    paths = [f"{tmp_path}/{run}/last" for run in ("x", "y")]
+    assert named(paths, "--model") == dict(zip(paths, paths, strict=True))
+    assert named(paths[:1], "--model") == {"last": paths[0]}
+    with pytest.raises(SetupError, match=r"--data 'n' was given twice: name each, as --data NAME=b"):
+        named(["n=a", "n=b"], "--data")
+
+
+def test_help_teaches_two_examples(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["prescreen", "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert text.count("\n  ntps prescreen --model") == 2
+    assert "130 stopped by Ctrl-C" in text

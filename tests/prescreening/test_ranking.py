@@ -1,0 +1,122 @@
+"""Orders of layers, models and data sets, and how sure they are said to be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from ntps_lightning.prescreening.ranking import layer_to_read, rank_data, rank_layers, rank_models, two_digits
+from tests.support.measured import estimate, measured
+
+
+@pytest.fixture(scope="module")
+def one():
+    return measured()
+
+
+def with_r2(row, *estimates):
+    """The row with these estimates as its layers' R²."""
+    layers = [replace(row.layers[0], layer=i, probe_r2=each) for i, each in enumerate(estimates)]
+    return replace(row, layers=tuple(layers))
+
+
+def test_layers_are_ordered_by_r2_and_the_first_is_the_one_to_read(one):
+    found = rank_layers(one)
+    values = {layer.layer: layer.probe_r2.value for layer in one.layers}
+    assert [each.layer for each in found.ranked] == sorted(values, key=values.get, reverse=True)
+    assert layer_to_read(one).layer == found.ranked[0].layer == 1
+    assert (found.of, found.by, found.labels) == ("layers", "probe_r2", one.num_kept)
+    assert all(each.value == values[each.layer] for each in found.ranked)
+    assert found.ranked[0].behind == (0, 0)
+
+
+def test_differences_on_the_same_texts_are_paired(one):
+    first, second, _ = rank_layers(one).ranked
+    estimates = {layer.layer: layer.probe_r2 for layer in one.layers}
+    paired = estimates[first.layer].minus(estimates[second.layer])
+    assert second.behind == pytest.approx((paired.value, paired.se), rel=1e-6)
+    assert second.behind[1] < math.hypot(first.se, second.se)
+
+
+def test_models_stand_by_accuracy_at_the_layer_that_r2_chose(one):
+    other = measured("other", noises=(0.9, 3.0), seed=7)
+    found = rank_models([one, other])
+    assert found.by == "probe_accuracy"
+    by_name = {each.name: each for each in found.ranked}
+    assert by_name["model"].value == one.layers[1].probe_accuracy.value
+    assert by_name["other"].value == other.layers[0].probe_accuracy.value
+    (accuracy, other_accuracy) = (one.layers[1].probe_accuracy, other.layers[0].probe_accuracy)
+    assert found.ranked[1].behind[1] == pytest.approx(accuracy.minus(other_accuracy).se, rel=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"data_id": "else"}, {"num_samples": 151}, {"num_kept": 149}])
+def test_models_that_read_other_texts_are_not_paired(one, change):
+    found = rank_models([one, replace(measured("other", seed=7), **change)])
+    first, second = found.ranked
+    assert second.behind[1] == pytest.approx(math.hypot(first.se, second.se), rel=1e-6)
+
+
+def test_models_without_classes_stand_by_r2():
+    found = rank_models([measured("a", classes=False), measured("b", classes=False, seed=3)])
+    assert found.by == "probe_r2"
+
+
+def test_data_sets_stand_by_r2_unpaired(one):
+    found = rank_data([one, measured(data="other", noises=(0.2,))])
+    assert found.by == "probe_r2"
+    first, second = found.ranked
+    assert second.behind[1] == pytest.approx(math.hypot(first.se, second.se), rel=1e-6)
+
+
+def test_a_clear_first_is_settled_and_a_copy_of_it_is_not(one):
+    clear = with_r2(one, estimate(0.9, [0.01, -0.01] * 20), estimate(0.1, [0.01, -0.01, -0.01, 0.01] * 10))
+    assert rank_layers(clear).settled
+    assert [each.ranks for each in rank_layers(clear).ranked] == [(1, 1), (2, 2)]
+    twice = with_r2(one, *[estimate(0.9, [0.01, -0.01] * 20)] * 2)
+    found = rank_layers(twice)
+    assert [each.layer for each in found.ties] == [1]
+    assert found.labels_to_settle is None
+
+
+def test_labels_that_would_settle_it_follow_the_square_root():
+    """Errors of the difference at .05 with 150 labels: two of them are as far as .02 with so many labels."""
+    row = with_r2(measured(), estimate(0.52, [0.05, -0.05] * 10), estimate(0.5, [0.0] * 20))
+    se = rank_layers(row).ranked[1].behind[1]
+    wanted = 150 * (1.96 * se / 0.02) ** 2
+    assert rank_layers(row).labels_to_settle == two_digits(wanted)
+    assert se / math.sqrt(wanted / 150) * 1.96 == pytest.approx(0.02)
+
+
+def test_of_two_data_sets_each_needs_so_many():
+    one = replace(with_r2(measured(), estimate(0.6, [0.02, -0.02] * 10)), num_kept=100)
+    other = replace(with_r2(measured(data="b"), estimate(0.5, [0.04, -0.04] * 10)), num_kept=400)
+    found = rank_data([one, other]).labels_to_settle
+    errors = (math.sqrt(20) * 0.02) ** 2 * 100 / found + (math.sqrt(20) * 0.04) ** 2 * 400 / found
+    assert 0.95 * 0.1 <= 1.96 * math.sqrt(errors) <= 0.1
+
+
+@pytest.mark.parametrize(("count", "said"), [(0.2, 1), (7.1, 8), (99.5, 100), (101, 110), (1234, 1300), (1000, 1000)])
+def test_two_digits_are_rounded_up(count, said):
+    assert two_digits(count) == said
+
+
+def test_a_choice_among_equal_layers_is_remarked_on(one):
+    """Ten layers with errors of their own, none better: the highest is 1.54 standard errors too high."""
+    layers = []
+    for i in range(10):
+        influences = [0.0] * 20
+        influences[2 * i : 2 * i + 2] = [0.05, -0.05]
+        layers.append(estimate(0.5, influences))
+    found = rank_layers(with_r2(one, *layers))
+    first = found.ranked[0]
+    assert first.flatters / first.se == pytest.approx(1.54, abs=0.05)
+    assert len(found.remarks) == 1
+    assert found.remarks[0].startswith("layer 0: its number may be 0.10")
+    clear = rank_layers(with_r2(one, layers[0], replace(layers[1], value=0.0)))
+    assert not clear.remarks
+
+
+def test_a_ranking_is_the_same_every_time(one):
+    assert rank_layers(one) == rank_layers(one)
