@@ -30,8 +30,8 @@ _FEWEST_SIZES = 3
 _REACH = 4
 # Added to variances of the curve: none is zero then, as that of an accuracy of 1 would be.
 _LEAST_VARIANCE = 1e-12
-# Exponents of the power law, all as likely before the curve is seen: from that of a logarithm to that of a probe with far
-# more rows than dimensions.
+# Exponents of the power law, all as likely before the curve is seen: from that of a logarithm to that of a probe with
+# far more rows than dimensions.
 _EXPONENTS = [0.05 * step for step in range(21)]
 
 
