@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import nn
 from transformers import (
@@ -31,6 +32,9 @@ OTHERS = {
     "T5's encoder": lambda: T5EncoderModel(T5Config(**T5)),
     "Mamba": lambda: MambaForCausalLM(MambaConfig(vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=LAYERS)),
 }
+
+# What transformers 4 cannot make or call without weights; the doctor says then that it cannot tell.
+UNTOLD = ("Apertus", "T5's encoder") if transformers.__version__.startswith("4.") else ()
 
 
 def build(name: str) -> PreTrainedModel:
@@ -65,7 +69,9 @@ def refusal(model: nn.Module) -> str:
 def test_doctor_says_what_the_callback_says(name, tmp_path):
     model = build(name)
     report, refused = looked_at(model, tmp_path), refusal(model)
-    assert report.supported is not bool(refused), report.problems
+    if name in UNTOLD and report.supported is None:
+        pytest.skip(f"transformers {transformers.__version__}: {report.problems[0]}")
+    assert report.supported is (not refused), report.problems
     if refused:
         (said,) = report.problems
         assert said.partition(" times as far")[0][:40] == refused[:40]  # the number is of other weights

@@ -67,6 +67,7 @@ def test_snippet_runs(snippet, tmp_path, monkeypatch):
         assert any("eval_ntps/score" in row for row in trainer.state.log_history)
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # datasets 5.0 leaves a CSV file to be collected
 def test_lightning_cli_builds_the_configuration(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
