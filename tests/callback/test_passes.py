@@ -319,7 +319,7 @@ COMPILED = {
             "heard, and compiled as often as without the callback",
             make,
             backend,
-            slow=backend == "inductor" or name not in ("whole model", "the LightningModule"),
+            slow=backend == "inductor" or name != "the LightningModule",
         )
         for name, make in COMPILED.items()
         for backend in ("eager", "inductor")

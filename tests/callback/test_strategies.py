@@ -114,14 +114,15 @@ def test_a_batch_sampler_that_reorders_loses_no_sample(tmp_path, single):
 @pytest.mark.parametrize(
     "strategy",
     [
-        pytest.param(name, marks=[pytest.mark.compatibility("Strategies", f"{title}, an encoder", REFUSED), *marks])
-        for name, title, *marks in [
+        pytest.param(name, marks=[pytest.mark.compatibility("Strategies", f"{title}, an encoder", REFUSED)])
+        for name, title in [
             ("ddp", "DDP"),
-            ("fsdp2", "FSDP2", pytest.mark.slow),
-            ("tensor_parallel", "Tensor parallelism", pytest.mark.slow),
+            ("fsdp2", "FSDP2"),
+            ("tensor_parallel", "Tensor parallelism"),
         ]
     ],
 )
+@pytest.mark.slow
 def test_an_encoder_is_refused_on_every_rank(tmp_path, strategy):
     assert start(tmp_path, strategy, 61, "encoder").returncode != 0
     first, second = (json.loads((tmp_path / f"refused{rank}.json").read_text()) for rank in range(2))
@@ -155,6 +156,7 @@ def test_a_fault_on_one_rank_is_one_on_all(tmp_path, strategy):
         assert rank["history"][0]["ntps/score"] == rank["history"][2]["ntps/score"]
 
 
+@pytest.mark.slow
 @pytest.mark.compatibility("Strategies", "DDP, a loader of length zero on one rank", REFUSED)
 def test_a_rank_that_skips_validation_is_refused(tmp_path):
     run = start(tmp_path, "ddp", 61, "zero")
@@ -224,7 +226,7 @@ def notes_of_baseline(out: Path, strategy: str) -> list[dict]:
         baseline("ddp", "DDP"),
         baseline("fsdp2", "FSDP2", pytest.mark.slow),
         baseline("fsdp2_full", "FSDP2, all weights trained, some kept gathered", pytest.mark.slow),
-        baseline("tensor_parallel", "Tensor parallelism"),
+        baseline("tensor_parallel", "Tensor parallelism", pytest.mark.slow),
     ],
 )
 def test_the_baseline_is_that_of_validate_on_every_rank(tmp_path, strategy):
@@ -241,7 +243,7 @@ def test_the_baseline_is_that_of_validate_on_every_rank(tmp_path, strategy):
         pytest.param(strategy, reason, id=row, marks=[pytest.mark.compatibility("Strategies", row, note), *marks])
         for strategy, reason, row, note, marks in [
             ("fsdp", "FullyShardedDataParallel does not let weights be exchanged", "FSDP, baseline",
-             "none, said at the start with the way out", []),
+             "none, said at the start with the way out", [pytest.mark.slow]),
             ("ddp-overwriting", "up_proj.weight was frozen", "DDP, a frozen weight overwritten on one rank",
              "no baseline on any rank, none waits", [pytest.mark.slow]),
             ("fsdp2-overwriting", "up_proj.weight was frozen", "FSDP2, a frozen weight overwritten on one rank",

@@ -82,7 +82,9 @@ def run(tmp_path, how):
 
 
 @pytest.mark.filterwarnings("ignore:.*have no token that")
-@pytest.mark.parametrize("how", ["split", "uneven", "one", "tokens"])
+@pytest.mark.parametrize(
+    "how", ["split", "uneven", *(pytest.param(how, marks=pytest.mark.slow) for how in ("one", "tokens"))]
+)
 def test_two_processes_give_the_scores_of_one(tmp_path, how):
     model = tiny_model()
     alone = NTPSMonitor(model, layers="all")
