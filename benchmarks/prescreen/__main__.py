@@ -2,7 +2,8 @@
 
 1. Seconds of the processor, and peak memory beyond the loaded model, of 250 to 2,000 texts of 32 tokens of BBC news on
    SmolLM2-135M: of all our numbers, and of one of its three estimators (H-score; each needs a run of its own, or the
-   embeddings at hand). It keeps an embedding a text and layer, n L d numbers.
+   embeddings at hand). It keeps an embedding a text and layer, n L d numbers. The pass is the model's calls with the
+   sums or embeddings that are made of them; the rest, of ours, is mostly the hash that tells the model apart.
 2. Over the layers of SmolLM2-135M and Gemma 3 270M on twelve packaged sets: how each number, of 500 texts of at most
    32 tokens, follows a ridge probe that is trained on the same texts and read on up to 800 others, and how much
    accuracy is lost by the layer where it is highest. The probe reads means over all tokens, as ours does. The peer

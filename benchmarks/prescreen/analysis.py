@@ -36,7 +36,7 @@ def column(row: dict, part: str, name: str) -> numpy.ndarray:
 
 
 def follows(row: dict, number: Number, truth: str) -> float:
-    """Rank correlation over layers with the test's ``"accuracy"`` or ``"r2"``; 0 of a number that is always the same."""
+    """Rank correlation over layers with the test's ``"accuracy"`` or ``"r2"``; 0 where a number is always the same."""
     values = column(row, *number)
     return 0.0 if highest(values).all() else spearman(values, column(row, "test", truth))
 

@@ -1,6 +1,7 @@
 """A measurement in a process of its own, so that no library meets what another has loaded or taken."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,8 @@ def measure(party: str, what: str, **options) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "found.json"
         request = json.dumps({"party": party, "what": what, "options": options})
-        run = subprocess.run([sys.executable, "-m", "benchmarks.prescreen.child", request, str(file)], cwd=ROOT)
+        command = [sys.executable, "-m", "benchmarks.prescreen.child", request, str(file)]
+        run = subprocess.run(command, cwd=ROOT, env={**os.environ, "TQDM_DISABLE": "1"})
         if run.returncode:
             raise RuntimeError(f"{party}'s {what} with {options} failed, for the reason above")
         return json.loads(file.read_text())

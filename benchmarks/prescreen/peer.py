@@ -1,5 +1,6 @@
-"""transformer-ranker, which is no dependency: installed into a folder of its own, and imported in processes of its own."""
+"""transformer-ranker, which is no dependency: in a folder of its own, and imported in processes of its own."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -45,10 +46,12 @@ def installed() -> bool:
 
 
 def load(module: str = "transformer_ranker"):
-    """Import it, in this process."""
+    """Import it, in this process, so that it says what goes wrong alone."""
     if str(FOLDER) not in sys.path:
         sys.path.insert(0, str(FOLDER))
-    return import_module(module)
+    found = import_module(module)
+    logging.getLogger("transformer_ranker").setLevel(logging.WARNING)
+    return found
 
 
 def layers(model: str, data: str, measured: int, tested: int) -> dict:

@@ -103,7 +103,7 @@ def choice_line(sets: dict[str, dict[str, dict]], number: Number) -> list[str]:
         f"{right:g} of {len(found)}",
         shown({data: 100 * each.lost for data, each in found.items()}),
         shown({data: 100 * each.lost_of_all for data, each in found.items()}),
-        *(f"{statistics.median(each.levels[model] for each in found.values()):.3f}" for model in MODELS),
+        *(f"{statistics.median(each.levels[model] for each in found.values()):.3g}" for model in MODELS),
     ]
 
 

@@ -25,8 +25,8 @@ def split(data: str, measured: int, tested: int) -> Split:
     first, second = pairs[:measured], pairs[measured : measured + tested]
     counts = Counter(label for _, label in first)
     classes = sorted(label for label, count in counts.items() if count > 1)
-    found = [[(text, classes.index(label)) for text, label in part if label in classes] for part in (first, second)]
-    return Split(*found, len(classes))
+    known = [[(text, classes.index(label)) for text, label in part if label in classes] for part in (first, second)]
+    return Split(known[0], known[1], len(classes))
 
 
 def same_length(data: str, count: int, tokenizer) -> Pairs:
