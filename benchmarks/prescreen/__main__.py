@@ -17,7 +17,7 @@ python -m benchmarks.prescreen --part cost   # a part of it: cost, layers, choic
 python -m benchmarks.prescreen --toy         # all parts, small, into build/prescreen/toy
 
 Rows are added to benchmarks/prescreen/results as they come, and are not made again. The peer is installed, without what
-it depends on, into build/prescreen.
+it depends on, into build/prescreen; both models and the texts are those of `make study`, whose environment has them.
 """
 
 import argparse
