@@ -8,7 +8,8 @@
    32 tokens, follows a ridge probe that is trained on the same texts and read on up to 800 others, and how much
    accuracy is lost by the layer where it is highest. The probe reads means over all tokens, as ours does. The peer
    leaves out special tokens, splits at punctuation first and averages over words; it has no layer 0, the embeddings:
-   the layers are compared that both have.
+   the layers are compared that both have. With fewer texts than dimensions, as here, its LogME lacks d - n terms of
+   the determinant, log(alpha) each, and grows with the states' scale; our H-score is then the same in all layers.
 3. Which of the two models, each at its layer: whether the number is higher for the one whose probe reads the test texts
    better. Ours also says a tie where paired errors cannot tell.
 
