@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, T5Config
 
 from ntps_lightning.errors import SetupError
@@ -118,6 +119,11 @@ def test_what_its_files_tell_is_refused_before_it_is_loaded(folder, tmp_path):
     refused(folder, "knows no model_type 'unheard'")
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "unheard", "auto_map": {}}))
     refused(folder, "brings code of its own, which is not run")
+    own = {"auto_map": {"AutoModelForCausalLM": "code.OwnLlama"}}
+    (folder / "config.json").write_text(json.dumps(config | own | {"architectures": ["OwnLlama"]}))
+    refused(folder, r"model \(model_type 'llama'\) brings code of its own, which is not run")
+    (folder / "config.json").write_text(json.dumps(config | own))
+    assert find_model(folder), "the library's own class is used"
     (folder / "config.json").write_text(json.dumps(config))
     for file in folder.glob("tokenizer*"):
         file.unlink()
@@ -136,3 +142,38 @@ def test_adapters_that_do_not_fit_are_no_base_in_disguise(folder, tmp_path):
     refused(adapters, "prompt and prefix tuning put virtual tokens")
     (adapters / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
     refused(adapters, "names no base_model_name_or_path")
+
+
+def renamed_weights(folder, rename):
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {rename(name): weight for name, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+
+
+def test_weights_that_are_not_there_are_not_made_up(folder, tmp_path):
+    adapters = adapters_folder(tmp_path / "adapters", folder)
+    renamed_weights(folder, lambda name: f"_orig_mod.{name}")
+    for source in (folder, adapters):
+        with pytest.raises(SetupError, match=r"weights of LlamaForCausalLM, such as model.*; it has _orig_mod"):
+            find_model(source).load(CPU)
+
+
+def test_a_head_may_be_new(folder):
+    renamed_weights(folder, lambda name: name.replace("lm_head", "of_another"))
+    model, tokenizer = find_model(folder).load(CPU)
+    assert states(model, tokenizer).equal(states(llama(), word_tokenizer()))
+
+
+def test_a_tokenizers_code_is_neither_run_nor_asked_about(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("asked whether to run code"))
+    ran = tmp_path / "ran"
+    (folder / "code.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Own:\n    pass\n")
+    path = folder / "tokenizer_config.json"
+    content = json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": ["code.Own", None]}}
+    path.write_text(json.dumps(content))
+    assert find_model(folder), "the library's own class is used"
+    path.write_text(json.dumps(content | {"tokenizer_class": "Own"}))
+    (folder / "tokenizer.json").unlink()
+    refused(folder, "the tokenizer of .*model brings code of its own, which is not run")
+    assert not ran.exists()
