@@ -22,6 +22,7 @@ from ntps_lightning.prescreening.numbers import layer_numbers
 from ntps_lightning.prescreening.pace import Pace
 from ntps_lightning.prescreening.progress import shown
 from ntps_lightning.prescreening.texts import TextSet
+from ntps_lightning.prescreening.tokens import as_seen
 from ntps_lightning.side_set import SideBatch, SideSet, join, make_side_set
 
 
@@ -90,7 +91,7 @@ def measure_layers(
     few = few_samples_warning(last)
     return Pass(
         layers=numbers,
-        hidden_size=round(last.num_samples / last.samples_per_dim),
+        hidden_size=backbone.hidden_size or round(last.num_samples / last.samples_per_dim),
         num_samples=last.num_samples,
         num_kept=last.held_out.num_kept if last.held_out else 0,
         remarks=(*side_set.remarks, *([few] if few else [])),
@@ -114,11 +115,12 @@ def _entry(backbone: Backbone, model: nn.Module) -> nn.Module:
 
 def _side_set(texts: TextSet, tokenizer: Any, backbone: Backbone, max_length: int | None) -> SideSet:
     """A batch for each text, the longest first."""
+    limits = [limit for limit in (max_length, backbone.context) if limit is not None]
+    groups = as_seen(texts, tokenizer, min(limits, default=None)).groups
     rows = [
         {"text": text, "label": label, "group": group}
-        for text, label, group in zip(texts.texts, texts.labels, texts.groups, strict=True)
+        for text, label, group in zip(texts.texts, texts.labels, groups, strict=True)
     ]
-    limits = [limit for limit in (max_length, backbone.context) if limit is not None]
     found = make_side_set(
         rows,
         groups="group",
@@ -132,6 +134,12 @@ def _side_set(texts: TextSet, tokenizer: Any, backbone: Backbone, max_length: in
         raise SetupError(
             f"the tokenizer makes token {largest} of {texts.name}, but the model has {backbone.vocab_size}: is it"
             " another model's tokenizer?"
+        )
+    fewer = len(set(texts.groups)) - len(set(groups))
+    if fewer:
+        found.remarks.append(
+            f"{fewer} of {len(texts)} texts are equal to others for this model alone: a text is left out of a fit"
+            " together with these, and numbers are not paired with those of other models"
         )
     return found
 

@@ -26,13 +26,17 @@ from ntps_lightning.prescreening.loading import (
 Source = str | Path | tuple[nn.Module, Any]
 
 
+# The id of a model whose content nobody asked about.
+IN_MEMORY = "in memory"
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """A model that can be loaded.
 
     Args:
         name: what it is called.
-        model_id: a hash of its content: of configuration, weights and tokenizer.
+        model_id: a hash of its content: of configuration, weights and, in a folder, the tokenizer; or ``IN_MEMORY``.
         tokenizer: its tokenizer.
         in_memory: whether it is the user's own, which stays on its device and is not let go.
         loader: makes the model on a device, in a dtype (``"auto"``: of its weights).
@@ -60,13 +64,14 @@ class ModelSource:
             raise SetupError(f"{self.name} cannot be loaded ({type(error).__name__}: {first_line(error)})") from error
 
 
-def find_model(source: Source, name: str | None = None) -> ModelSource:
+def find_model(source: Source, name: str | None = None, *, hashed: bool = True) -> ModelSource:
     """Find a model, without loading its weights.
 
     Args:
         source: a folder that ``save_pretrained`` wrote; a folder of PEFT's adapters, whose base it names; an id on the
             hub, whose files are fetched; or a pair of a model in memory and its tokenizer.
         name: what to call it; by default its path or id, or its class.
+        hashed: whether a model in memory is told apart by its content.
 
     Raises:
         SetupError: If there is none, or it is of a kind that cannot be scored, as far as its files tell.
@@ -79,7 +84,8 @@ def find_model(source: Source, name: str | None = None) -> ModelSource:
         if not callable(tokenizer):
             raise SetupError(f"a model in memory comes with its tokenizer; got a {type(tokenizer).__name__} beside it")
         name = name or type(model).__name__
-        return ModelSource(name, module_id(model, tokenizer), tokenizer, True, lambda device, dtype: model)
+        model_id = module_id(model) if hashed else IN_MEMORY
+        return ModelSource(name, model_id, tokenizer, True, lambda device, dtype: model)
     if isinstance(source, nn.Module):
         raise SetupError(f"a model in memory comes with its tokenizer: give ({type(source).__name__}, tokenizer)")
     raise SetupError(

@@ -17,14 +17,17 @@ from ntps_lightning.capture.backbone import Layers
 from ntps_lightning.distributed import from_first_rank, rank_and_world_size, together
 from ntps_lightning.errors import SetupError
 from ntps_lightning.hub import first_line
-from ntps_lightning.prescreening.cache import Cache, default_folder, renamed
+from ntps_lightning.prescreening.cache import Cache, Key, default_folder, renamed
 from ntps_lightning.prescreening.devices import check_dtype, read_device
 from ntps_lightning.prescreening.forward import measure_layers
 from ntps_lightning.prescreening.measured import Measured
-from ntps_lightning.prescreening.models import ModelSource, Source, find_model
+from ntps_lightning.prescreening.models import IN_MEMORY, ModelSource, Source, find_model
 from ntps_lightning.prescreening.result import Prescreen
 from ntps_lightning.prescreening.texts import TextSet, read_texts
+from ntps_lightning.prescreening.tokens import read_tokens
 
+# Raised where numbers change while the package's version does not.
+_NUMBERS = 1
 _PACKAGES = ("ntps-lightning", "torch", "transformers")
 
 
@@ -49,8 +52,8 @@ def prescreen(
     Data are read and models are found before any is loaded. Each model is loaded once, runs once over each set of
     texts, and is let go. What was measured is kept on disk at once, so that a run that is broken off, or repeated with
     one model or set more, measures only what is new; files are told apart by the content of models and data, the
-    settings and this package's version, not by names or devices. A model that fails costs a remark; where all do, the
-    first error is raised.
+    settings and the versions of this package, torch and transformers, not by names or devices. A model that fails costs
+    a remark; where all do, the first error is raised.
 
     With ``torch.distributed`` every rank calls it with the same arguments, and texts are shared out. Numbers are the
     same each time on a CPU; on a GPU, where calls are as large as memory allows, but for rounding.
@@ -71,7 +74,9 @@ def prescreen(
         dtype: of the weights: ``"auto"`` as they were saved, ``"float32"``, ``"bfloat16"``, ``"float16"``.
         device: by default a GPU where CUDA has one, else the CPU.
         seed: of the choice of texts.
-        cache: the folder of what was measured, by default ``ntps_lightning/prescreen`` in the user's cache.
+        cache: the folder of what was measured, by default ``ntps_lightning/prescreen`` in the user's cache. A model in
+            memory is kept only where a folder is named: by configuration, weights and adapters, so that whoever hooks
+            or patches it leaves that out.
 
     Raises:
         SetupError: (a ``ValueError``) If data, models or options are not what they should be; nothing was loaded then.
@@ -92,17 +97,20 @@ def prescreen(
     }
     with together():
         sets = [read_texts(source, name=name, **reading) for name, source in _named_data(data)]
-        sources = [find_model(source, name) for name, source in _named_models(models)]
+        sources = [find_model(source, name, hashed=cache is not None) for name, source in _named_models(models)]
         _refuse_twice([texts.name for texts in sets], "data sets", "data")
         _refuse_twice([source.name for source in sources], "models", "models")
         _check_in_memory(sources, dtype, device)
+        tokenizers = {source.name: source.tokenizer for source in sources}
+        seen = [read_tokens(texts, tokenizers, max_length) for texts in sets]
     chosen = {"layers": layers if isinstance(layers, (str, int)) else list(layers), "max_length": max_length}
     versions = {name: _version(name) for name in _PACKAGES}
-    run = _Run(Cache(folder, {**chosen, "dtype": dtype, "version": versions["ntps-lightning"]}), place, dtype, chosen)
-    measured = [each for source in sources for each in run.measure(source, sets)]
+    kept = {**chosen, "dtype": dtype, "versions": versions, "numbers": _NUMBERS}
+    run = _Run(Cache(folder, kept), place, dtype, chosen, versions)
+    measured = [each for source in sources for each in run.measure(source, seen)]
     if not measured and run.first is not None:
         raise run.first
-    settings = {**reading, **chosen, "dtype": dtype, "device": str(place)}
+    settings = {**reading, **chosen, "dtype": dtype, "device": ", ".join(sorted({each.device for each in measured}))}
     return Prescreen(tuple(measured), settings, versions, tuple(run.remarks))
 
 
@@ -114,6 +122,7 @@ class _Run:
         device: where models are loaded.
         dtype: of their weights.
         options: of a pass.
+        versions: of packages.
 
     Attributes:
         remarks: what went wrong.
@@ -121,17 +130,38 @@ class _Run:
 
     """
 
-    def __init__(self, cache: Cache, device: torch.device, dtype: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        device: torch.device,
+        dtype: str,
+        options: Mapping[str, Any],
+        versions: Mapping[str, str],
+    ) -> None:
         self.remarks: list[str] = []
         self.first: Exception | None = None
         self._cache = cache
         self._device = device
         self._dtype = dtype
         self._options = options
+        self._versions = versions
+        self._keys: dict[str, Key] = {}
 
-    def measure(self, source: ModelSource, sets: Sequence[TextSet]) -> list[Measured]:
-        """A model on each set, where it has not been measured before; it is loaded only then."""
-        found = {texts.name: self._before(source, texts) for texts in sets}
+    def measure(self, source: ModelSource, seen: Sequence[tuple[TextSet, Mapping[str, str]]]) -> list[Measured]:
+        """A model on each set, where it has not been measured before; it is loaded only then.
+
+        Args:
+            source: the model.
+            seen: the sets, and for each model a hash of their tokens.
+
+        """
+        sets = [texts for texts, _ in seen]
+        self._keys = {
+            texts.name: Key(source.model_id, texts.data_id, tokens[source.name])
+            for texts, tokens in seen
+            if source.model_id != IN_MEMORY and tokens[source.name]
+        }
+        found = {texts.name: self._before(texts) for texts in sets}
         missing = [texts for texts in sets if found[texts.name] is None]
         try:
             if missing:
@@ -146,10 +176,10 @@ class _Run:
             if (measured := found[texts.name]) is not None
         ]
 
-    def _before(self, source: ModelSource, texts: TextSet) -> Measured | None:
+    def _before(self, texts: TextSet) -> Measured | None:
         found, remark = None, ""
-        if rank_and_world_size()[0] == 0:
-            found, remark = self._cache.read(source.model_id, texts.data_id)
+        if rank_and_world_size()[0] == 0 and texts.name in self._keys:
+            found, remark = self._cache.read(self._keys[texts.name])
         found, remark = from_first_rank((found, remark))
         self._remark(remark)
         return found
@@ -184,9 +214,11 @@ class _Run:
             layers=found.layers,
             seconds=from_first_rank(time.perf_counter() - begin),
             remarks=found.remarks,
+            versions=self._versions,
+            device=str(next(model.parameters(), torch.empty(0, device=self._device)).device),
         )
-        if rank_and_world_size()[0] == 0:
-            self._remark(self._cache.write(measured))
+        if rank_and_world_size()[0] == 0 and texts.name in self._keys:
+            self._remark(self._cache.write(self._keys[texts.name], measured))
         return measured
 
     def _failed(self, reason: str, error: Exception) -> None:

@@ -7,11 +7,13 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, T5Config
 
 from ntps_lightning.errors import SetupError
-from ntps_lightning.prescreening.models import find_model
+from ntps_lightning.prescreening.content import module_id
+from ntps_lightning.prescreening.models import IN_MEMORY, find_model
 from tests.prescreening.tiny import adapters_folder, llama, llama_folder, word_tokenizer
 
 CPU = torch.device("cpu")
@@ -92,14 +94,31 @@ def test_a_model_in_memory_comes_with_its_tokenizer():
     model, tokenizer = llama(), word_tokenizer()
     source = find_model((model, tokenizer))
     assert (source.name, source.in_memory, source.load(CPU)[0] is model) == ("LlamaForCausalLM", True, True)
-    tokenizer(["a", "b c"], padding=True, truncation=True, max_length=3)
-    assert find_model((model, tokenizer)).model_id == source.model_id, "a call is not content"
+    assert find_model((model, tokenizer), hashed=False).model_id == IN_MEMORY
     with torch.no_grad():
         model.model.norm.weight[3] += 1e-3
     assert find_model((model, tokenizer)).model_id != source.model_id
     refused(model, r"comes with its tokenizer: give \(LlamaForCausalLM, tokenizer\)")
     refused((model, "folder"), "got a str beside it")
     refused(3, "got a int")
+
+
+def test_adapters_in_memory_are_told_apart_by_what_they_do(folder):
+    def adapted(alpha):
+        torch.manual_seed(0)
+        base = LlamaForCausalLM.from_pretrained(folder)
+        return get_peft_model(base, LoraConfig(r=4, lora_alpha=alpha, target_modules=["q_proj"]))
+
+    model = adapted(4)
+    wanted = module_id(model)
+    assert module_id(adapted(4)) == wanted
+    assert module_id(adapted(64)) != wanted
+    with model.disable_adapter():
+        assert module_id(model) != wanted
+    model.add_adapter("other", LoraConfig(r=4, target_modules=["q_proj"]))
+    with_other = module_id(model)
+    model.set_adapter("other")
+    assert module_id(model) != with_other
 
 
 def test_what_is_no_model_is_refused_in_one_line(folder, tmp_path, monkeypatch):

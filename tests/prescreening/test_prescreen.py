@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
+from importlib.metadata import version
 
 import pytest
 import torch
+from tokenizers import normalizers
 
 from ntps_lightning import prescreen
 from ntps_lightning.errors import SetupError
@@ -88,6 +90,55 @@ def test_other_settings_are_measured_anew(change, folders, tmp_path, passes):
     prescreen(folders[0], data, cache=tmp_path / "cache")
     prescreen(folders[0], data, cache=tmp_path / "cache", **change)
     assert len(passes) == 2
+
+
+def test_a_model_in_memory_is_kept_only_where_a_folder_is_named(tmp_path, passes, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    pair = (llama(), word_tokenizer())
+    for _ in range(2):
+        prescreen(pair, rows(), layers=-1)
+    assert len(passes) == 2
+    assert not (tmp_path / "home").exists()
+    for _ in range(2):
+        prescreen(pair, rows(), layers=-1, cache=tmp_path / "cache")
+    assert len(passes) == 3
+
+
+def test_another_tokenizer_is_measured_anew(folders, tmp_path, passes):
+    data = csv_file(tmp_path, "a.csv")
+    other = word_tokenizer()
+    other.backend_tokenizer.normalizer = normalizers.Replace("oven", "soup")
+    for tokenizer in (
+        word_tokenizer(),
+        other,
+        lambda text, **options: {"input_ids": [ord(each) % 40 for each in text[:60]]},
+    ):
+        prescreen((llama(), tokenizer), rows(), layers=-1, cache=tmp_path / "cache")
+    assert len(passes) == 3
+    for tokenizer in (word_tokenizer(), other):
+        tokenizer.save_pretrained(folders[0])
+        prescreen(folders[0], data, layers=-1, cache=tmp_path / "cache")
+    assert len(passes) == 5
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "ntps-lightning"])
+def test_other_versions_are_measured_anew(package, folders, tmp_path, passes, monkeypatch):
+    data = csv_file(tmp_path, "a.csv")
+    prescreen(folders[0], data, layers=-1, cache=tmp_path)
+    monkeypatch.setattr(
+        "ntps_lightning.prescreening.prescreen.version", lambda name: "0.1" if name == package else version(name)
+    )
+    (measured,) = prescreen(folders[0], data, layers=-1, cache=tmp_path).measured
+    assert len(passes) == 2
+    assert measured.versions[package] == "0.1"
+
+
+def test_where_it_was_measured_is_kept(folders, tmp_path):
+    data = csv_file(tmp_path, "a.csv")
+    for _ in range(2):
+        result = prescreen(folders[0], data, layers=-1, cache=tmp_path / "cache")
+        assert (result.measured[0].device, result.settings["device"]) == ("cpu", "cpu")
+        assert result.measured[0].versions == result.versions
 
 
 @pytest.mark.parametrize("damage", ["{", '{"key": 1}', '{"measured": {}}', "[]", ""])

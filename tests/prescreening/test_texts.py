@@ -188,7 +188,7 @@ def test_numbers_are_targets_only_where_that_is_said(tmp_path):
         refused(source, "a number with a fraction: say that labels are targets with regression=True")
         found = read_texts(source, regression=True)
         assert found.labels == tuple(row["label"] for row in rows)
-        assert (found.kind, found.class_names) == ("targets", ())
+        assert found.class_names == ()
     rows[7]["label"] = "good"
     refused(as_csv(tmp_path, rows), "label of line 16 of .*set.csv is 'good'", regression=True)
     rows[7]["label"] = float("inf")
@@ -213,6 +213,9 @@ def test_empty_texts_and_missing_labels_are_counted():
         "2 of 43 texts are empty and are left out",
         "1 of 43 rows have no label and are left out",
     )
+    assert len(read_texts([*table(), {"text": "\u2003\u200b\x00", "label": "sport"}])) == 40, "nothing to be seen"
+    half = [*table(), {"text": "cut \ud83d", "label": "sport"}]
+    refused(half, "the text of row 40 of data holds half of a surrogate pair")
     refused([{"text": 3, "label": 1}] * 30, "the text of row 0 of data is a int")
     refused([{"text": "", "label": 1}] * 30, "none of the 30 rows of data has both")
     refused([], "data is empty")
@@ -233,6 +236,13 @@ def test_copies_are_counted_and_label_errors_are_shown():
     assert copies.startswith("4 of 44 texts are copies of others")
     assert errors.startswith("1 texts stand under several classes")
     assert "is 'money' and 'sport'" in errors
+
+
+def test_copies_may_differ_in_white_space():
+    rows = [*table(), {"text": f"  {table()[0]['text']} ".replace(" ", "\t"), "label": "money"}]
+    found = read_texts(rows)
+    assert found.groups[40] == found.groups[0]
+    assert [remark[:2] for remark in found.remarks] == ["1 ", "1 "]
 
 
 def test_a_limit_chooses_by_the_texts_alone():
