@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -14,7 +14,7 @@ from unicodedata import category
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.held_out import FEWEST_GROUPS, FEWEST_ROWS
 from ntps_lightning.prescreening.columns import Columns, Row
-from ntps_lightning.prescreening.labels import in_order, is_missing, read_classes, read_targets
+from ntps_lightning.prescreening.labels import in_order, is_missing, is_no_class, read_classes, read_targets
 from ntps_lightning.prescreening.sources import read_source
 
 # What the group of a text begins with that is in none of the user's.
@@ -133,7 +133,7 @@ def read_texts(
     if not rows:
         raise SetupError(f"{name} holds no row")
     remarks: list[str] = []
-    rows = _without_missing(rows, name, remarks)
+    rows = _without_missing(rows, name, remarks, is_missing if regression else is_no_class)
     labels: list[Any] = read_targets(rows) if regression else read_classes(rows)
     rows = [replace(row, label=each) for row, each in zip(rows, labels, strict=True)]
     rows = _chosen(rows, limit, seed, remarks)
@@ -162,7 +162,7 @@ def _check_choices(limit: int | None, seed: int) -> None:
         raise SetupError(f"seed must be an integer, got {seed!r}")
 
 
-def _without_missing(rows: Sequence[Row], name: str, remarks: list[str]) -> list[Row]:
+def _without_missing(rows: Sequence[Row], name: str, remarks: list[str], is_none: Callable[[Any], bool]) -> list[Row]:
     for row in rows:
         if not is_missing(row.text) and not isinstance(row.text, str):
             raise SetupError(f"the text of {row.place} is a {type(row.text).__name__}: it must be a str")
@@ -170,7 +170,7 @@ def _without_missing(rows: Sequence[Row], name: str, remarks: list[str]) -> list
     for row in written:
         if not _is_unicode(row.text):
             raise SetupError(f"the text of {row.place} holds half of a surrogate pair: save it anew in UTF-8")
-    found = [row for row in written if not is_missing(row.label)]
+    found = [row for row in written if not is_none(row.label)]
     if len(written) < len(rows):
         remarks.append(f"{len(rows) - len(written)} of {len(rows)} texts are empty and are left out")
     if len(found) < len(written):
@@ -199,6 +199,10 @@ def _chosen(rows: list[Row], limit: int | None, seed: int, remarks: list[str]) -
 
 def _without_single(rows: list[Row], name: str, limit: int | None, remarks: list[str]) -> list[Row]:
     counts = Counter(row.label for row in rows)
+    if len(counts) == 1:
+        raise SetupError(
+            f"the {len(rows)} texts of {name} are all of one class, {rows[0].label!r}: give at least two classes"
+        )
     single = in_order({word for word, count in counts.items() if count == 1})
     if len(single) > len(rows) / 2 or len(counts) - len(single) < 2:
         chosen = f" that limit={limit} has chosen" if limit is not None and len(rows) == limit else ""

@@ -133,6 +133,7 @@ def test_a_missing_column_names_those_that_are_there(tmp_path):
         ),
         ("a.csv", 'text,label\nfine,x\n"open,y\n', "line 3 of .*a.csv cannot be read"),
         ("a.csv", "", "a.csv is empty"),
+        ("a.csv", "text,id,text,label\na,1,b,x\n", "a.csv has 2 columns 'text': give each a name of its own"),
         ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": \n', "line 3 of .*a.jsonl is no JSON"),
         ("a.jsonl", '{"text": "a", "label": 1}\n[1]\n', "line 2 of .*a.jsonl must be an object"),
         ("a.json", '[{"text": "a",\n "label": }]', "line 2 of .*a.json is no JSON"),
@@ -189,6 +190,8 @@ def test_numbers_are_targets_only_where_that_is_said(tmp_path):
         found = read_texts(source, regression=True)
         assert found.labels == tuple(row["label"] for row in rows)
         assert found.class_names == ()
+    missing = [{**row, "label": -100 if i < 2 else i} for i, row in enumerate(rows)]
+    assert read_texts(missing, regression=True).labels[:3] == (-100.0, -100.0, 2.0)
     rows[7]["label"] = "good"
     refused(as_csv(tmp_path, rows), "label of line 16 of .*set.csv is 'good'", regression=True)
     rows[7]["label"] = float("inf")
@@ -227,7 +230,9 @@ def test_classes_of_one_text_are_left_out():
     assert found.class_names == ("money", "sport")
     assert found.remarks == ("1 of 3 classes have a single text and are left out: 'rare'",)
     refused([{"text": row["text"], "label": i} for i, row in enumerate(table())], "40 of which have a single text")
-    refused([{"text": row["text"], "label": "one"} for row in table()], "at least two classes")
+    refused(
+        [{"text": row["text"], "label": "one"} for row in table()], "the 40 texts of data are all of one class, 'one'"
+    )
 
 
 def test_copies_are_counted_and_label_errors_are_shown():
