@@ -11,6 +11,7 @@ from torch import nn
 
 from ntps_lightning.capture.backbone import Backbone, Layers, find_backbone
 from ntps_lightning.capture.entry import NotCallableError, find_entry, sparing
+from ntps_lightning.capture.lookahead import ADVICE
 from ntps_lightning.capture.module_state import ModuleState
 from ntps_lightning.capture.own_pass import own_pass
 from ntps_lightning.distributed import rank_and_world_size, together
@@ -53,6 +54,7 @@ def measure_layers(
     *,
     layers: Layers = "all",
     max_length: int | None = None,
+    what: str = "",
 ) -> Pass:
     """Run a model over texts once, and leave it as it was; every rank comes here, and each sees its share of them.
 
@@ -65,6 +67,7 @@ def measure_layers(
         texts: the texts.
         layers: see :class:`~ntps_lightning.NTPSMonitor`.
         max_length: tokens after which a text ends; by default, and at most, those that the model takes.
+        what: named beside its progress; by default the texts.
 
     Raises:
         SetupError: If the model cannot be measured: it looks ahead, is of a kind that is not supported, or there is no
@@ -78,11 +81,11 @@ def measure_layers(
         entry = _entry(backbone, model)
         side_set = _side_set(texts, tokenizer, backbone, max_length)
         state = ModuleState(model)
-    monitor = NTPSMonitor(model, layers=layers, num_classes=len(texts.class_names) or None)
+    monitor = _monitor(model, layers, texts)
     with together(), own_pass(model):
         state.install()
         entry.eval()
-        _show_all(monitor, entry, _share(side_set), backbone.device_of(0), texts.name)
+        _show_all(monitor, entry, _share(side_set), backbone.device_of(0), what or texts.name)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"NTPS from \d+ samples")  # a remark, once for all layers
         found = monitor.compute(estimators=True)
@@ -103,6 +106,13 @@ def _backbone(model: nn.Module) -> Backbone:
         return find_backbone(model)
     except ValueError as error:
         raise SetupError(str(error)) from error
+
+
+def _monitor(model: nn.Module, layers: Layers, texts: TextSet) -> NTPSMonitor:
+    try:
+        return NTPSMonitor(model, layers=layers, num_classes=len(texts.class_names) or None)
+    except SetupError as error:
+        raise SetupError(str(error).removesuffix(ADVICE)) from error
 
 
 def _entry(backbone: Backbone, model: nn.Module) -> nn.Module:
@@ -149,14 +159,14 @@ def _share(side_set: SideSet) -> list[SideBatch]:
 
 
 def _show_all(
-    monitor: NTPSMonitor, entry: nn.Module, batches: list[SideBatch], device: torch.device, name: str
+    monitor: NTPSMonitor, entry: nn.Module, batches: list[SideBatch], device: torch.device, what: str
 ) -> None:
     """From the start again where memory was short while sums were added: what was added by then is not known."""
     pace = Pace(device)
     total = sum(batch.inputs["input_ids"].numel() for batch in batches)
     while True:
         try:
-            with shown(name, total) as advance:
+            with shown(what, total) as advance:
                 _show(monitor, entry, batches, device, pace, advance)
             return
         except torch.OutOfMemoryError:

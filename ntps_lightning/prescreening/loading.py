@@ -74,7 +74,7 @@ def load_model(folder: Path, device: torch.device, dtype: str) -> nn.Module:
         SetupError: If weights of its decoder are not in its files.
 
     """
-    return _loaded(_class_of(_configuration(folder)), folder, device, dtype).eval()
+    return _loaded(_class_of(read_configuration(folder)), folder, device, dtype).eval()
 
 
 def load_adapters(folder: Path, base: Path, content: dict[str, Any], device: torch.device, dtype: str) -> nn.Module:
@@ -94,7 +94,7 @@ def load_adapters(folder: Path, base: Path, content: dict[str, Any], device: tor
     ]
     options = {"num_labels": len(heads[0])} if heads else {}
     if kind is None:
-        kind = _class_of(_configuration(base))
+        kind = _class_of(read_configuration(base))
     model = _loaded(kind, base, device, dtype, **options)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -106,7 +106,9 @@ def load_adapters(folder: Path, base: Path, content: dict[str, Any], device: tor
 
 
 def _loaded(kind: str, folder: Path, device: torch.device, dtype: str, **options: Any) -> nn.Module:
-    placed = {"device_map": {"": str(device)}} if getattr(_configuration(folder), "quantization_config", None) else {}
+    placed = (
+        {"device_map": {"": str(device)}} if getattr(read_configuration(folder), "quantization_config", None) else {}
+    )
     model: nn.Module
     model, told = getattr(transformers, kind).from_pretrained(
         folder, dtype=dtype, trust_remote_code=False, output_loading_info=True, **placed, **options
@@ -130,8 +132,17 @@ def _refuse_gaps(model: nn.Module, told: Mapping[str, Any], folder: Path) -> Non
         )
 
 
-def _configuration(folder: Path) -> Any:
+def read_configuration(folder: Path) -> Any:
+    """Of a class that transformers has."""
     return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def num_layers(config: Any) -> int | None:
+    """Of the decoder, if the configuration says how many."""
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config(decoder=True)
+    found = getattr(config, "num_hidden_layers", None)
+    return found if isinstance(found, int) else None
 
 
 def _class_of(config: Any) -> str:

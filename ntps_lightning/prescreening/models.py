@@ -19,6 +19,8 @@ from ntps_lightning.prescreening.loading import (
     load_adapters,
     load_model,
     load_tokenizer,
+    num_layers,
+    read_configuration,
     refuse_configuration,
 )
 
@@ -40,6 +42,7 @@ class ModelSource:
         tokenizer: its tokenizer.
         in_memory: whether it is the user's own, which stays on its device and is not let go.
         loader: makes the model on a device, in a dtype (``"auto"``: of its weights).
+        num_layers: that its configuration declares, if it does.
 
     """
 
@@ -48,6 +51,7 @@ class ModelSource:
     tokenizer: Any
     in_memory: bool
     loader: Callable[[torch.device, str], nn.Module]
+    num_layers: int | None = None
 
     def load(self, device: torch.device, dtype: str = "auto") -> tuple[nn.Module, Any]:
         """The model, in evaluation mode where it is loaded here, and its tokenizer.
@@ -85,7 +89,8 @@ def find_model(source: Source, name: str | None = None, *, hashed: bool = True) 
             raise SetupError(f"a model in memory comes with its tokenizer; got a {type(tokenizer).__name__} beside it")
         name = name or type(model).__name__
         model_id = module_id(model) if hashed else IN_MEMORY
-        return ModelSource(name, model_id, tokenizer, True, lambda device, dtype: model)
+        depth = num_layers(getattr(model, "config", None))
+        return ModelSource(name, model_id, tokenizer, True, lambda device, dtype: model, depth)
     if isinstance(source, nn.Module):
         raise SetupError(f"a model in memory comes with its tokenizer: give ({type(source).__name__}, tokenizer)")
     raise SetupError(
@@ -116,6 +121,7 @@ def _of_folder(where: str, name: str) -> ModelSource:
         load_tokenizer([folder], where),
         False,
         lambda device, dtype: load_model(folder, device, dtype),
+        _depth(folder, where),
     )
 
 
@@ -134,7 +140,15 @@ def _of_adapters(folder: Path, name: str) -> ModelSource:
         load_tokenizer([folder, base], str(folder)),
         False,
         lambda device, dtype: load_adapters(folder, base, content, device, dtype),
+        _depth(base, base_name),
     )
+
+
+def _depth(folder: Path, where: str) -> int | None:
+    try:
+        return num_layers(read_configuration(folder))
+    except Exception as error:  # whatever a configuration raises that is no such
+        raise SetupError(f"the configuration of {where} cannot be read ({first_line(error)})") from error
 
 
 def _check_weights(folder: Path, where: str) -> None:

@@ -204,8 +204,41 @@ def test_a_model_that_fails_costs_a_remark(folders, tmp_path, passes):
         result = prescreen([bert, folders[0]], data, cache=tmp_path / "cache")
     assert [each.model for each in result.measured] == [folders[0]]
     assert "looks ahead" in result.remarks[0]
-    with pytest.warns(UserWarning, match="not measured"), pytest.raises(SetupError, match="looks ahead"):
+    assert "allow_bidirectional" not in result.remarks[0]
+    assert result.remarks[0].endswith("decoder-only language model")
+
+
+def test_the_error_of_the_only_model_is_raised_and_not_warned_of(tmp_path):
+    bert, other = (str(bert_folder(tmp_path / name)) for name in ("bert", "other"))
+    data = csv_file(tmp_path, "a.csv")
+    with warnings.catch_warnings(), pytest.raises(SetupError, match="looks ahead"):
+        warnings.simplefilter("error")
         prescreen(bert, data, cache=tmp_path / "cache")
+    with pytest.warns(UserWarning, match="not measured: .*other on") as told, pytest.raises(SetupError, match="ahead"):
+        prescreen([bert, other], data, cache=tmp_path / "cache")
+    assert len([each for each in told if "not measured" in str(each.message)]) == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), AttributeError("no such"), OSError("gone")])
+def test_whatever_a_pass_raises_costs_one_measurement(error, folders, tmp_path, monkeypatch):
+    def broken(model, tokenizer, texts, **options):
+        if texts.name == "second":
+            raise error
+        return measure_layers(model, tokenizer, texts, **options)
+
+    monkeypatch.setattr(MEASURE, broken)
+    data = {"second": csv_file(tmp_path, "b.csv", 1), "first": csv_file(tmp_path, "a.csv")}
+    with pytest.warns(UserWarning, match="not measured: .*base on second"):
+        result = prescreen(folders[0], data, cache=tmp_path / "cache", layers=-1)
+    assert result.data == ("first",)
+    with pytest.raises(SetupError, match="no model could be measured"):
+        prescreen(folders[0], {"second": data["second"]}, cache=tmp_path / "cache", layers=-1)
+
+
+def test_a_cache_that_is_a_file_is_refused_at_once(folders, tmp_path):
+    data = csv_file(tmp_path, "a.csv")
+    with pytest.raises(SetupError, match=r"cache must be a folder, .*a\.csv is a file"):
+        prescreen(folders[0], data, cache=data)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +250,10 @@ def test_a_model_that_fails_costs_a_remark(folders, tmp_path, passes):
         ({"data": {}}, "data holds no set"),
         ({"layers": "last"}, "layers must be"),
         ({"layers": []}, "layers must be"),
+        ({"layers": True}, "layers must be"),
+        ({"layers": [0, 77]}, r"layers must be all or indices in \[-3, 2\] for .*base, got 77"),
+        ({"models": None}, "models are paths, ids on the hub or pairs .*; got a NoneType"),
+        ({"data": {"text": ["a"], "label": [1]}}, r"data is a mapping of the columns \['label', 'text'\]"),
         ({"max_length": 0}, "max_length must be"),
         ({"dtype": "int8"}, "dtype must be one of auto"),
         ({"device": "mps"}, "mps has no float64"),
