@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import contextmanager
 from importlib.metadata import version
 
 import pytest
@@ -12,6 +13,7 @@ from tokenizers import normalizers
 
 from ntps_lightning import prescreen
 from ntps_lightning.errors import SetupError
+from ntps_lightning.hub import first_line
 from ntps_lightning.prescreening.forward import measure_layers
 from ntps_lightning.prescreening.result import Prescreen
 from tests.prescreening.tiny import (
@@ -303,6 +305,27 @@ def test_remarks_of_the_data_stand_with_what_was_measured(tmp_path):
     (each,) = prescreen((llama(), word_tokenizer()), data, cache=tmp_path, layers=-1, max_length=8).measured
     assert each.remarks[0] == "1 of 101 texts are empty and are left out"
     assert "longer than 8 tokens" in each.remarks[1]
+
+
+def test_a_long_error_ends_at_a_word():
+    said = first_line(ValueError("sentence " * 40 + "\nand a second line"))
+    assert said.endswith("sentence …")
+    assert len(said) <= 202
+    assert first_line(ValueError("short\nsecond")) == "short"
+    assert first_line(ValueError("x" * 300)) == "x" * 200 + " …"
+
+
+def test_the_progress_names_the_model_and_the_set(tmp_path, monkeypatch):
+    seen = []
+
+    @contextmanager
+    def noted(what, total):
+        seen.append(what)
+        yield lambda tokens: None
+
+    monkeypatch.setattr("ntps_lightning.prescreening.forward.shown", noted)
+    prescreen({"mine": (llama(), word_tokenizer())}, {"topics": rows()}, layers=-1)
+    assert seen == ["mine on topics"]
 
 
 def test_the_name_is_a_function_whatever_was_imported_before():
