@@ -7,6 +7,8 @@ import socket
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+_LONGEST = 200
+
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -31,5 +33,9 @@ def _is_known(host: str) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """What it says, for a message that is one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """What it says, for a message that is one line; one that is long ends at a word."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if len(line) <= _LONGEST:
+        return line
+    cut = line[:_LONGEST]
+    return f"{cut.rpartition(' ')[0] or cut} …"

@@ -27,6 +27,10 @@ _ABOVE_ROUNDING = 10
 _TOO_ROUGH = 1e-2
 
 
+# For whoever can pass it.
+ADVICE = ", or pass allow_bidirectional=True if you know better"
+
+
 class _UntriedError(Exception):
     """Why it could not be seen."""
 
@@ -67,8 +71,7 @@ def try_lookahead(backbone: Backbone, module: nn.Module) -> str:
         raise SetupError(
             f"{name} looks ahead: when only later tokens change, its states of the earlier ones move"
             f" {millionths / 1e6:.2g} times as far as those of the changed ones. The score asks how well states predict"
-            " the next token, and means nothing where they have seen it: score a decoder-only language model, or pass"
-            " allow_bidirectional=True if you know better"
+            f" the next token, and means nothing where they have seen it: score a decoder-only language model{ADVICE}"
         )
     return f"could not try whether {name} looks ahead: {reason or 'it failed on another rank'}" if untried else ""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from ntps_lightning.command.doctor import add_doctor
-from ntps_lightning.command.prescreen import add_prescreen
+from ntps_lightning.command.prescreen import add_prescreen, with_negative_layers
 
 # Each adds itself to the subparsers, with a default `run`: a function of the options that returns the exit code.
 _COMMANDS = (add_doctor, add_prescreen)
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add in _COMMANDS:
         add(commands)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(with_negative_layers(sys.argv[1:] if arguments is None else arguments))
     if "run" not in options:
         parser.print_help()
         return 0

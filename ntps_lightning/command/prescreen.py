@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,6 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ntps_lightning.prescreening.result import Prescreen
+
+# Of the report.
+_FILES = ("report.html", "report.md", "layers.csv", "result.json")
+# What errors call arguments of Python's, and what they are here.
+_OPTIONS = {
+    "text=...": "--text-column NAME",
+    "label=...": "--label-column NAME",
+    "group=...": "--group-column NAME",
+    "regression=True": "--regression",
+    "models={'a': ..., 'b': ...}": "--model NAME=DIR",
+    "data={'a': ..., 'b': ...}": "--data NAME=PATH",
+    "max_length=": "--max-length ",
+    "max_length": "--max-length",
+    "limit=": "--limit ",
+    "seed=": "--seed ",
+    "device='cpu'": "--device cpu",
+}
 
 _EPILOG = """\
 which layer of a model to read for your labels, and how many labels it takes:
@@ -86,7 +105,10 @@ def run(options: argparse.Namespace) -> int:
             result = _measure(options)
         _tell(options, result)
     except SetupError as error:
-        print(f"ntps prescreen: {error}", file=sys.stderr)
+        print(f"ntps prescreen: {_in_shell(str(error))}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"ntps prescreen: {error.filename or options.output}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(
@@ -159,6 +181,11 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SetupError(f"--output {folder} cannot be made ({error.strerror}): name a folder") from error
+    if not os.access(folder, os.W_OK):
+        raise SetupError(f"--output {folder} cannot be written to: name another folder")
+    for name in _FILES:
+        if (folder / name).is_dir():
+            raise SetupError(f"--output {folder} holds a folder {name}, where a file of the report goes: name another")
 
 
 def _measure(options: argparse.Namespace) -> Prescreen:
@@ -212,4 +239,22 @@ def _short_warnings() -> Iterator[None]:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"ntps prescreen: {message}", file=sys.stderr)
+    print(f"ntps prescreen: {_in_shell(str(message))}", file=sys.stderr)
+
+
+def _in_shell(message: str) -> str:
+    """With options in place of Python's arguments."""
+    for argument, option in _OPTIONS.items():
+        message = message.replace(argument, option)
+    return message
+
+
+def with_negative_layers(arguments: Sequence[str]) -> list[str]:
+    """``--layers -1,0`` as argparse takes it, which sees an option in what begins with a dash."""
+    found: list[str] = []
+    for argument in arguments:
+        if found and found[-1] == "--layers" and re.fullmatch(r"-\d+(,-?\d+)*", argument):
+            found[-1] = f"--layers={argument}"
+        else:
+            found.append(argument)
+    return found

@@ -24,6 +24,22 @@ def default_folder() -> Path:
 
 
 @dataclass(frozen=True)
+class Key:
+    """What tells a measurement apart.
+
+    Args:
+        model: a hash of the model's content.
+        data: a hash of texts, labels and groups.
+        tokens: a hash of the tokens of these texts.
+
+    """
+
+    model: str
+    data: str
+    tokens: str
+
+
+@dataclass(frozen=True)
 class Cache:
     """A folder.
 
@@ -36,9 +52,9 @@ class Cache:
     folder: Path
     settings: Mapping[str, Any]
 
-    def read(self, model_id: str, data_id: str) -> tuple[Measured | None, str]:
+    def read(self, key: Key) -> tuple[Measured | None, str]:
         """What was measured, if it was; and what is wrong with its file, if something is."""
-        path = self._path(model_id, data_id)
+        path = self._path(key)
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -47,19 +63,19 @@ class Cache:
             return None, f"{path} cannot be read ({first_line(error)}), and is measured again"
         try:
             state = json.loads(content)
-            if state["key"] != self._key(model_id, data_id):
+            if state["key"] != self._whole(key):
                 return None, f"{path} is of another measurement, and is made anew"
             return measured_of(state["measured"]), ""
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return None, f"{path} is damaged ({type(error).__name__}: {first_line(error)}), and is made anew"
 
-    def write(self, measured: Measured) -> str:
+    def write(self, key: Key, measured: Measured) -> str:
         """Keep what was measured; returns why that could not be, empty where it is kept.
 
         A file is there in whole or not at all, whatever happens meanwhile.
         """
-        path = self._path(measured.model_id, measured.data_id)
-        state = {"key": self._key(measured.model_id, measured.data_id), "measured": measured}
+        path = self._path(key)
+        state = {"key": self._whole(key), "measured": measured}
         content = json.dumps(plain(state)).encode()
         temporary = ""
         try:
@@ -74,12 +90,12 @@ class Cache:
             return f"{path} cannot be written ({first_line(error)}): it will be measured again the next time"
         return ""
 
-    def _key(self, model_id: str, data_id: str) -> dict[str, Any]:
-        key: dict[str, Any] = plain({"model": model_id, "data": data_id, "settings": self.settings})
-        return key
+    def _whole(self, key: Key) -> dict[str, Any]:
+        found: dict[str, Any] = plain({**vars(key), "settings": self.settings})
+        return found
 
-    def _path(self, model_id: str, data_id: str) -> Path:
-        name = sha256(json.dumps(self._key(model_id, data_id), sort_keys=True).encode()).hexdigest()[:32]
+    def _path(self, key: Key) -> Path:
+        name = sha256(json.dumps(self._whole(key), sort_keys=True).encode()).hexdigest()[:32]
         return self.folder / f"{name}.json"
 
 

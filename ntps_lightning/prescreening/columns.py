@@ -59,6 +59,17 @@ class Columns:
                     f" {field.name}=..."
                 )
 
+    def check_once(self, there: Sequence[Any], what: str) -> None:
+        """Refuse a source that has one twice.
+
+        Raises:
+            SetupError: If it does.
+
+        """
+        for name in (self.text, self.label, self.group):
+            if name is not None and there.count(name) > 1:
+                raise SetupError(f"{what} has {there.count(name)} columns {name!r}: give each a name of its own")
+
     def row(self, record: Mapping[Any, Any], place: str) -> Row:
         """The row of a record whose columns were checked."""
         group = None if self.group is None else record[self.group]

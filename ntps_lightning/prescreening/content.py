@@ -51,27 +51,33 @@ def folder_id(folder: Path) -> str:
     return sha256("\n".join(parts).encode()).hexdigest()
 
 
-def module_id(model: nn.Module, tokenizer: Any) -> str:
-    """A hash of a model in memory and its tokenizer: of configuration, weights and vocabulary."""
+def module_id(model: nn.Module) -> str:
+    """A hash of a model in memory: of configuration, weights, and of adapters which are active and how they are built.
+
+    What else may change its states, such as a hook, is not in it.
+    """
     found = sha256(type(model).__name__.encode())
     config: Any = getattr(model, "config", None)
     if hasattr(config, "to_json_string"):
         found.update(config.to_json_string().encode())
+    found.update(json.dumps(_of_adapters(model), sort_keys=True, default=repr).encode())
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, torch.Tensor):
             found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    found.update(_of_tokenizer(tokenizer).encode())
     return found.hexdigest()
 
 
-def _of_tokenizer(tokenizer: Any) -> str:
-    vocabulary = sorted(tokenizer.get_vocab().items()) if hasattr(tokenizer, "get_vocab") else repr(type(tokenizer))
-    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    rules = json.loads(backend.to_str()) if hasattr(backend, "to_str") else {}
-    for of_a_call in ("truncation", "padding"):
-        rules.pop(of_a_call, None)
-    return json.dumps([vocabulary, rules])
+def _of_adapters(model: nn.Module) -> list[Any]:
+    """What PEFT's adapters do beside their weights: configurations, and in each layer which count, and how much."""
+    configs = {name: vars(config) for name, config in dict(getattr(model, "peft_config", None) or {}).items()}
+    names = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
+    layers = [
+        (name, [repr(getattr(module, each)) for each in names if hasattr(module, each)])
+        for name, module in model.named_modules()
+        if hasattr(module, "disable_adapters")
+    ]
+    return [configs, layers]
 
 
 def _names(folder: Path) -> list[str]:

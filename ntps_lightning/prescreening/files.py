@@ -99,6 +99,7 @@ def _records(path: Path, columns: Columns, reader: Any) -> Iterator[Row]:
             if not names:
                 names = [name.strip() for name in fields]
                 columns.check(names, str(path))
+                columns.check_once(names, str(path))
             elif fields and len(fields) != len(names):
                 raise SetupError(
                     f"{place} has {len(fields)} fields, but the header names {len(names)}: is a text with a separator"

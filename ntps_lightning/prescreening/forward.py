@@ -11,6 +11,7 @@ from torch import nn
 
 from ntps_lightning.capture.backbone import Backbone, Layers, find_backbone
 from ntps_lightning.capture.entry import NotCallableError, find_entry, sparing
+from ntps_lightning.capture.lookahead import ADVICE
 from ntps_lightning.capture.module_state import ModuleState
 from ntps_lightning.capture.own_pass import own_pass
 from ntps_lightning.distributed import rank_and_world_size, together
@@ -22,6 +23,7 @@ from ntps_lightning.prescreening.numbers import layer_numbers
 from ntps_lightning.prescreening.pace import Pace
 from ntps_lightning.prescreening.progress import shown
 from ntps_lightning.prescreening.texts import TextSet
+from ntps_lightning.prescreening.tokens import as_seen
 from ntps_lightning.side_set import SideBatch, SideSet, join, make_side_set
 
 
@@ -52,6 +54,7 @@ def measure_layers(
     *,
     layers: Layers = "all",
     max_length: int | None = None,
+    what: str = "",
 ) -> Pass:
     """Run a model over texts once, and leave it as it was; every rank comes here, and each sees its share of them.
 
@@ -64,6 +67,7 @@ def measure_layers(
         texts: the texts.
         layers: see :class:`~ntps_lightning.NTPSMonitor`.
         max_length: tokens after which a text ends; by default, and at most, those that the model takes.
+        what: named beside its progress; by default the texts.
 
     Raises:
         SetupError: If the model cannot be measured: it looks ahead, is of a kind that is not supported, or there is no
@@ -77,11 +81,11 @@ def measure_layers(
         entry = _entry(backbone, model)
         side_set = _side_set(texts, tokenizer, backbone, max_length)
         state = ModuleState(model)
-    monitor = NTPSMonitor(model, layers=layers, num_classes=len(texts.class_names) or None)
+    monitor = _monitor(model, layers, texts)
     with together(), own_pass(model):
         state.install()
         entry.eval()
-        _show_all(monitor, entry, _share(side_set), backbone.device_of(0), texts.name)
+        _show_all(monitor, entry, _share(side_set), backbone.device_of(0), what or texts.name)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"NTPS from \d+ samples")  # a remark, once for all layers
         found = monitor.compute(estimators=True)
@@ -90,7 +94,7 @@ def measure_layers(
     few = few_samples_warning(last)
     return Pass(
         layers=numbers,
-        hidden_size=round(last.num_samples / last.samples_per_dim),
+        hidden_size=backbone.hidden_size or round(last.num_samples / last.samples_per_dim),
         num_samples=last.num_samples,
         num_kept=last.held_out.num_kept if last.held_out else 0,
         remarks=(*side_set.remarks, *([few] if few else [])),
@@ -104,6 +108,13 @@ def _backbone(model: nn.Module) -> Backbone:
         raise SetupError(str(error)) from error
 
 
+def _monitor(model: nn.Module, layers: Layers, texts: TextSet) -> NTPSMonitor:
+    try:
+        return NTPSMonitor(model, layers=layers, num_classes=len(texts.class_names) or None)
+    except SetupError as error:
+        raise SetupError(str(error).removesuffix(ADVICE)) from error
+
+
 def _entry(backbone: Backbone, model: nn.Module) -> nn.Module:
     """The decoder, which spares the head that nobody reads."""
     try:
@@ -114,11 +125,12 @@ def _entry(backbone: Backbone, model: nn.Module) -> nn.Module:
 
 def _side_set(texts: TextSet, tokenizer: Any, backbone: Backbone, max_length: int | None) -> SideSet:
     """A batch for each text, the longest first."""
+    limits = [limit for limit in (max_length, backbone.context) if limit is not None]
+    groups = as_seen(texts, tokenizer, min(limits, default=None)).groups
     rows = [
         {"text": text, "label": label, "group": group}
-        for text, label, group in zip(texts.texts, texts.labels, texts.groups, strict=True)
+        for text, label, group in zip(texts.texts, texts.labels, groups, strict=True)
     ]
-    limits = [limit for limit in (max_length, backbone.context) if limit is not None]
     found = make_side_set(
         rows,
         groups="group",
@@ -133,6 +145,12 @@ def _side_set(texts: TextSet, tokenizer: Any, backbone: Backbone, max_length: in
             f"the tokenizer makes token {largest} of {texts.name}, but the model has {backbone.vocab_size}: is it"
             " another model's tokenizer?"
         )
+    fewer = len(set(texts.groups)) - len(set(groups))
+    if fewer:
+        found.remarks.append(
+            f"{fewer} of {len(texts)} texts are equal to others for this model alone: a text is left out of a fit"
+            " together with these, and numbers are not paired with those of other models"
+        )
     return found
 
 
@@ -141,14 +159,14 @@ def _share(side_set: SideSet) -> list[SideBatch]:
 
 
 def _show_all(
-    monitor: NTPSMonitor, entry: nn.Module, batches: list[SideBatch], device: torch.device, name: str
+    monitor: NTPSMonitor, entry: nn.Module, batches: list[SideBatch], device: torch.device, what: str
 ) -> None:
     """From the start again where memory was short while sums were added: what was added by then is not known."""
     pace = Pace(device)
     total = sum(batch.inputs["input_ids"].numel() for batch in batches)
     while True:
         try:
-            with shown(name, total) as advance:
+            with shown(what, total) as advance:
                 _show(monitor, entry, batches, device, pace, advance)
             return
         except torch.OutOfMemoryError:

@@ -12,13 +12,19 @@ from ntps_lightning.side_set.sample import IGNORED, plain
 
 
 def is_missing(value: Any) -> bool:
-    """Whether nothing stands there: ``None``, NaN, pandas' NA, white space, or the class that losses ignore."""
+    """Whether nothing stands there: ``None``, NaN, pandas' NA or white space."""
     value = plain(value)
     if isinstance(value, float):
         return math.isnan(value)
     if isinstance(value, str):
         return not value.strip()
-    return value is None or type(value).__name__ == "NAType" or (type(value) is int and value == IGNORED)
+    return value is None or type(value).__name__ == "NAType"
+
+
+def is_no_class(value: Any) -> bool:
+    """Whether it is missing, or the class that losses ignore."""
+    value = plain(value)
+    return is_missing(value) or (type(value) is int and value == IGNORED)
 
 
 def read_classes(rows: Sequence[Row]) -> list[str]:

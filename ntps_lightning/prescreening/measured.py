@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ntps_lightning.functional.jackknife import Estimate
@@ -68,6 +69,8 @@ class Measured:
         layers: in ascending order.
         seconds: that the pass took, with the solution of all layers.
         remarks: what was found in the data or the model that a reader should know.
+        versions: of the packages that measured.
+        device: that was measured on.
 
     """
 
@@ -82,3 +85,5 @@ class Measured:
     layers: tuple[LayerNumbers, ...]
     seconds: float
     remarks: tuple[str, ...] = field(default=())
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: str = ""

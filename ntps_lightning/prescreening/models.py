@@ -19,11 +19,17 @@ from ntps_lightning.prescreening.loading import (
     load_adapters,
     load_model,
     load_tokenizer,
+    num_layers,
+    read_configuration,
     refuse_configuration,
 )
 
 # A path, an id on the hub, or a model with its tokenizer.
 Source = str | Path | tuple[nn.Module, Any]
+
+
+# The id of a model whose content nobody asked about.
+IN_MEMORY = "in memory"
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,11 @@ class ModelSource:
 
     Args:
         name: what it is called.
-        model_id: a hash of its content: of configuration, weights and tokenizer.
+        model_id: a hash of its content: of configuration, weights and, in a folder, the tokenizer; or ``IN_MEMORY``.
         tokenizer: its tokenizer.
         in_memory: whether it is the user's own, which stays on its device and is not let go.
         loader: makes the model on a device, in a dtype (``"auto"``: of its weights).
+        num_layers: that its configuration declares, if it does.
 
     """
 
@@ -44,6 +51,7 @@ class ModelSource:
     tokenizer: Any
     in_memory: bool
     loader: Callable[[torch.device, str], nn.Module]
+    num_layers: int | None = None
 
     def load(self, device: torch.device, dtype: str = "auto") -> tuple[nn.Module, Any]:
         """The model, in evaluation mode where it is loaded here, and its tokenizer.
@@ -60,13 +68,14 @@ class ModelSource:
             raise SetupError(f"{self.name} cannot be loaded ({type(error).__name__}: {first_line(error)})") from error
 
 
-def find_model(source: Source, name: str | None = None) -> ModelSource:
+def find_model(source: Source, name: str | None = None, *, hashed: bool = True) -> ModelSource:
     """Find a model, without loading its weights.
 
     Args:
         source: a folder that ``save_pretrained`` wrote; a folder of PEFT's adapters, whose base it names; an id on the
             hub, whose files are fetched; or a pair of a model in memory and its tokenizer.
         name: what to call it; by default its path or id, or its class.
+        hashed: whether a model in memory is told apart by its content.
 
     Raises:
         SetupError: If there is none, or it is of a kind that cannot be scored, as far as its files tell.
@@ -79,7 +88,9 @@ def find_model(source: Source, name: str | None = None) -> ModelSource:
         if not callable(tokenizer):
             raise SetupError(f"a model in memory comes with its tokenizer; got a {type(tokenizer).__name__} beside it")
         name = name or type(model).__name__
-        return ModelSource(name, module_id(model, tokenizer), tokenizer, True, lambda device, dtype: model)
+        model_id = module_id(model) if hashed else IN_MEMORY
+        depth = num_layers(getattr(model, "config", None))
+        return ModelSource(name, model_id, tokenizer, True, lambda device, dtype: model, depth)
     if isinstance(source, nn.Module):
         raise SetupError(f"a model in memory comes with its tokenizer: give ({type(source).__name__}, tokenizer)")
     raise SetupError(
@@ -110,6 +121,7 @@ def _of_folder(where: str, name: str) -> ModelSource:
         load_tokenizer([folder], where),
         False,
         lambda device, dtype: load_model(folder, device, dtype),
+        _depth(folder, where),
     )
 
 
@@ -128,7 +140,15 @@ def _of_adapters(folder: Path, name: str) -> ModelSource:
         load_tokenizer([folder, base], str(folder)),
         False,
         lambda device, dtype: load_adapters(folder, base, content, device, dtype),
+        _depth(base, base_name),
     )
+
+
+def _depth(folder: Path, where: str) -> int | None:
+    try:
+        return num_layers(read_configuration(folder))
+    except Exception as error:  # whatever a configuration raises that is no such
+        raise SetupError(f"the configuration of {where} cannot be read ({first_line(error)})") from error
 
 
 def _check_weights(folder: Path, where: str) -> None:

@@ -17,14 +17,18 @@ from ntps_lightning.capture.backbone import Layers
 from ntps_lightning.distributed import from_first_rank, rank_and_world_size, together
 from ntps_lightning.errors import SetupError
 from ntps_lightning.hub import first_line
-from ntps_lightning.prescreening.cache import Cache, default_folder, renamed
+from ntps_lightning.prescreening.cache import Cache, Key, default_folder, renamed
 from ntps_lightning.prescreening.devices import check_dtype, read_device
 from ntps_lightning.prescreening.forward import measure_layers
 from ntps_lightning.prescreening.measured import Measured
-from ntps_lightning.prescreening.models import ModelSource, Source, find_model
+from ntps_lightning.prescreening.models import IN_MEMORY, ModelSource, Source, find_model
+from ntps_lightning.prescreening.progress import told
 from ntps_lightning.prescreening.result import Prescreen
 from ntps_lightning.prescreening.texts import TextSet, read_texts
+from ntps_lightning.prescreening.tokens import read_tokens
 
+# Raised where numbers change while the package's version does not.
+_NUMBERS = 1
 _PACKAGES = ("ntps-lightning", "torch", "transformers")
 
 
@@ -49,8 +53,8 @@ def prescreen(
     Data are read and models are found before any is loaded. Each model is loaded once, runs once over each set of
     texts, and is let go. What was measured is kept on disk at once, so that a run that is broken off, or repeated with
     one model or set more, measures only what is new; files are told apart by the content of models and data, the
-    settings and this package's version, not by names or devices. A model that fails costs a remark; where all do, the
-    first error is raised.
+    settings and the versions of this package, torch and transformers, not by names or devices. A model that fails costs
+    a remark; where all do, the first error is raised.
 
     With ``torch.distributed`` every rank calls it with the same arguments, and texts are shared out. Numbers are the
     same each time on a CPU; on a GPU, where calls are as large as memory allows, but for rounding.
@@ -68,10 +72,13 @@ def prescreen(
         layers: indices into what ``output_hidden_states=True`` returns, or ``"all"``.
         limit: the most texts of a set, chosen by a hash of each; ``None`` takes all.
         max_length: tokens after which a text ends; ``None``, or where the model takes fewer: at those.
-        dtype: of the weights: ``"auto"`` as they were saved, ``"float32"``, ``"bfloat16"``, ``"float16"``.
+        dtype: of the weights: ``"auto"`` as they were saved, ``"float32"``, ``"bfloat16"``, ``"float16"``,
+            ``"float64"``.
         device: by default a GPU where CUDA has one, else the CPU.
         seed: of the choice of texts.
-        cache: the folder of what was measured, by default ``ntps_lightning/prescreen`` in the user's cache.
+        cache: the folder of what was measured, by default ``ntps_lightning/prescreen`` in the user's cache. A model in
+            memory is kept only where a folder is named: by configuration, weights and adapters, so that whoever hooks
+            or patches it leaves that out.
 
     Raises:
         SetupError: (a ``ValueError``) If data, models or options are not what they should be; nothing was loaded then.
@@ -90,19 +97,29 @@ def prescreen(
         "limit": limit,
         "seed": seed,
     }
+    if folder.exists() and not folder.is_dir():
+        raise SetupError(f"cache must be a folder, {folder} is a file")
     with together():
-        sets = [read_texts(source, name=name, **reading) for name, source in _named_data(data)]
-        sources = [find_model(source, name) for name, source in _named_models(models)]
+        sets = [read_texts(source, name=name, **reading) for name, source in _named_data(data, {text, label})]
+        sources = [_found(source, name, hashed=cache is not None) for name, source in _named_models(models)]
         _refuse_twice([texts.name for texts in sets], "data sets", "data")
         _refuse_twice([source.name for source in sources], "models", "models")
         _check_in_memory(sources, dtype, device)
+        _check_depths(sources, layers)
+        tokenizers = {source.name: source.tokenizer for source in sources}
+        seen = [read_tokens(texts, tokenizers, max_length) for texts in sets]
     chosen = {"layers": layers if isinstance(layers, (str, int)) else list(layers), "max_length": max_length}
     versions = {name: _version(name) for name in _PACKAGES}
-    run = _Run(Cache(folder, {**chosen, "dtype": dtype, "version": versions["ntps-lightning"]}), place, dtype, chosen)
-    measured = [each for source in sources for each in run.measure(source, sets)]
+    kept = {**chosen, "dtype": dtype, "versions": versions, "numbers": _NUMBERS}
+    run = _Run(Cache(folder, kept), place, dtype, chosen, versions)
+    measured = [each for source in sources for each in run.measure(source, seen)]
     if not measured and run.first is not None:
-        raise run.first
-    settings = {**reading, **chosen, "dtype": dtype, "device": str(place)}
+        if isinstance(run.first, SetupError):
+            raise run.first
+        raise SetupError(
+            f"no model could be measured ({type(run.first).__name__}: {first_line(run.first)})"
+        ) from run.first
+    settings = {**reading, **chosen, "dtype": dtype, "device": ", ".join(sorted({each.device for each in measured}))}
     return Prescreen(tuple(measured), settings, versions, tuple(run.remarks))
 
 
@@ -114,6 +131,7 @@ class _Run:
         device: where models are loaded.
         dtype: of their weights.
         options: of a pass.
+        versions: of packages.
 
     Attributes:
         remarks: what went wrong.
@@ -121,17 +139,40 @@ class _Run:
 
     """
 
-    def __init__(self, cache: Cache, device: torch.device, dtype: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        device: torch.device,
+        dtype: str,
+        options: Mapping[str, Any],
+        versions: Mapping[str, str],
+    ) -> None:
         self.remarks: list[str] = []
         self.first: Exception | None = None
         self._cache = cache
         self._device = device
         self._dtype = dtype
         self._options = options
+        self._versions = versions
+        self._measured = False
+        self._waiting: list[str] = []
+        self._keys: dict[str, Key] = {}
 
-    def measure(self, source: ModelSource, sets: Sequence[TextSet]) -> list[Measured]:
-        """A model on each set, where it has not been measured before; it is loaded only then."""
-        found = {texts.name: self._before(source, texts) for texts in sets}
+    def measure(self, source: ModelSource, seen: Sequence[tuple[TextSet, Mapping[str, str]]]) -> list[Measured]:
+        """A model on each set, where it has not been measured before; it is loaded only then.
+
+        Args:
+            source: the model.
+            seen: the sets, and for each model a hash of their tokens.
+
+        """
+        sets = [texts for texts, _ in seen]
+        self._keys = {
+            texts.name: Key(source.model_id, texts.data_id, tokens[source.name])
+            for texts, tokens in seen
+            if source.model_id != IN_MEMORY and tokens[source.name]
+        }
+        found = {texts.name: self._before(texts) for texts in sets}
         missing = [texts for texts in sets if found[texts.name] is None]
         try:
             if missing:
@@ -140,16 +181,18 @@ class _Run:
             gc.collect()
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
+        if any(found.values()):
+            self._succeeded()
         return [
             renamed(measured, source.name, texts.name, texts.remarks)
             for texts in sets
             if (measured := found[texts.name]) is not None
         ]
 
-    def _before(self, source: ModelSource, texts: TextSet) -> Measured | None:
+    def _before(self, texts: TextSet) -> Measured | None:
         found, remark = None, ""
-        if rank_and_world_size()[0] == 0:
-            found, remark = self._cache.read(source.model_id, texts.data_id)
+        if rank_and_world_size()[0] == 0 and texts.name in self._keys:
+            found, remark = self._cache.read(self._keys[texts.name])
         found, remark = from_first_rank((found, remark))
         self._remark(remark)
         return found
@@ -160,18 +203,18 @@ class _Run:
             with together():
                 model, tokenizer = source.load(self._device, self._dtype)
         except Exception as error:
-            self._failed(f"{source.name}: {first_line(error)}", error)
+            self._failed(source.name, error)
             return found
         for texts in sets:
             try:
                 found[texts.name] = self._on(source, model, tokenizer, texts)
-            except (ValueError, RuntimeError) as error:
-                self._failed(f"{source.name} on {texts.name}: {first_line(error)}", error)
+            except Exception as error:  # whatever somebody's model or tokenizer raises costs this measurement alone
+                self._failed(f"{source.name} on {texts.name}", error)
         return found
 
     def _on(self, source: ModelSource, model: nn.Module, tokenizer: Any, texts: TextSet) -> Measured:
         begin = time.perf_counter()
-        found = measure_layers(model, tokenizer, texts, **self._options)
+        found = measure_layers(model, tokenizer, texts, what=f"{source.name} on {texts.name}", **self._options)
         measured = Measured(
             model=source.name,
             data=texts.name,
@@ -184,18 +227,32 @@ class _Run:
             layers=found.layers,
             seconds=from_first_rank(time.perf_counter() - begin),
             remarks=found.remarks,
+            versions=self._versions,
+            device=str(next(model.parameters(), torch.empty(0, device=self._device)).device),
         )
-        if rank_and_world_size()[0] == 0:
-            self._remark(self._cache.write(measured))
+        if rank_and_world_size()[0] == 0 and texts.name in self._keys:
+            self._remark(self._cache.write(self._keys[texts.name], measured))
         return measured
 
-    def _failed(self, reason: str, error: Exception) -> None:
+    def _failed(self, where: str, error: Exception) -> None:
+        """Told at once, but for the first error, which is raised where nothing can be measured."""
+        said = str(error) if isinstance(error, SetupError) else first_line(error)
+        self._remark(f"not measured: {where}: {said}", wait=self.first is None and not self._measured)
         self.first = self.first or _without_frames(error)
-        self._remark(f"not measured: {reason}")
 
-    def _remark(self, remark: str) -> None:
-        if remark:
-            self.remarks.append(remark)
+    def _succeeded(self) -> None:
+        self._measured = True
+        waiting, self._waiting = self._waiting, []
+        for remark in waiting:
+            rank_zero_warn(remark)
+
+    def _remark(self, remark: str, *, wait: bool = False) -> None:
+        if not remark:
+            return
+        self.remarks.append(remark)
+        if wait:
+            self._waiting.append(remark)
+        else:
             rank_zero_warn(remark)
 
 
@@ -210,19 +267,24 @@ def _without_frames(error: Exception) -> Exception:
 
 def _check(layers: Any, max_length: Any) -> None:
     indices = [layers] if isinstance(layers, int) else layers
-    sound = isinstance(indices, (list, tuple, range)) and len(indices) and all(isinstance(i, int) for i in indices)
+    sound = isinstance(indices, (list, tuple, range)) and len(indices) and all(type(index) is int for index in indices)
     if layers != "all" and not sound:
         raise SetupError(f'layers must be "all", an index or a list of these, got {layers!r}')
     if max_length is not None and (not isinstance(max_length, int) or max_length < 2):
         raise SetupError(f"max_length must be a number of tokens, at least 2, or None, got {max_length!r}")
 
 
-def _named_data(data: Any) -> Iterable[tuple[str | None, Any]]:
+def _named_data(data: Any, columns: set[str]) -> Iterable[tuple[str | None, Any]]:
     """Of one set, or of several by name; paths are names, and a ``DatasetDict`` names its splits."""
     if isinstance(data, (list, tuple)) and data and all(isinstance(each, (str, Path)) for each in data):
         return [(str(each), each) for each in data]
     if not isinstance(data, Mapping):
         return [(None, data)]
+    if columns <= set(data):
+        raise SetupError(
+            f"data is a mapping of the columns {sorted(columns)}, not of names to sets: give rows, such as"
+            " pandas.DataFrame(data)"
+        )
     if not data:
         raise SetupError("data holds no set: give a labelled set, or a mapping of names to sets")
     return [(str(name), source) for name, source in data.items()]
@@ -234,11 +296,19 @@ def _named_models(models: Any) -> Iterable[tuple[str | None, Any]]:
         found = [(str(name), source) for name, source in models.items()]
     elif isinstance(models, (str, Path, nn.Module)) or (isinstance(models, tuple) and _is_pair(models)):
         found = [(None, models)]
-    else:
+    elif isinstance(models, Iterable):
         found = [(None, source) for source in models]
+    else:
+        found = [(None, models)]
     if not found:
         raise SetupError("models holds no model: give at least one path, hub id or pair (model, tokenizer)")
     return found
+
+
+def _found(source: Any, name: str | None, *, hashed: bool) -> ModelSource:
+    """All of its weights are read, for their hash."""
+    with told(f"reading {name or (source if isinstance(source, (str, Path)) else 'a model')}"):
+        return find_model(source, name, hashed=hashed)
 
 
 def _is_pair(models: tuple[Any, ...]) -> bool:
@@ -256,6 +326,18 @@ def _check_in_memory(sources: Sequence[ModelSource], dtype: str, device: Any) ->
         if source.in_memory and (dtype != "auto" or device is not None):
             raise SetupError(
                 f"{source.name} is in memory, and is measured where and as it is: leave out dtype and device"
+            )
+
+
+def _check_depths(sources: Sequence[ModelSource], layers: Layers) -> None:
+    """As far as configurations tell, before weights are loaded."""
+    wanted = [] if isinstance(layers, str) else [layers] if isinstance(layers, int) else layers
+    for source in sources:
+        depth = source.num_layers
+        outside = [] if depth is None else [index for index in wanted if not -depth - 1 <= index <= depth]
+        if outside:
+            raise SetupError(
+                f"layers must be all or indices in [{-1 - (depth or 0)}, {depth}] for {source.name}, got {outside[0]}"
             )
 
 

@@ -50,11 +50,11 @@ def _digest(sample: Sample) -> bytes:
 
 
 def count_conflicts(samples: Iterable[Sample]) -> int:
-    """How many texts stand under several labels; -100 is none."""
+    """How many texts stand under several labels, in one group where there are groups; -100 is none."""
     labels: dict[Any, set[str]] = {}
     for sample in samples:
         if sample.label == IGNORED:
             continue
-        key = (tuple(sample.ids), tuple(sample.chosen or ()))
+        key = (tuple(sample.ids), tuple(sample.chosen or ()), sample.group)
         labels.setdefault(key, set()).add(repr(sample.label))
     return sum(len(found) > 1 for found in labels.values())

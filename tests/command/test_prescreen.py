@@ -24,6 +24,7 @@ def folder(tmp_path_factory):
     for seed, name in enumerate(("one", "two")):
         llama_folder(path / name, seed)
     lines = [f"{row['text']},{row['label']}" for row in rows(120, seed=0)]
+    (path / "taken" / "report.html").mkdir(parents=True)
     (path / "films.csv").write_text("\n".join(["text,label", *lines]))
     (path / "meals.jsonl").write_text("\n".join(map(json.dumps, rows(120, seed=1))))
     return path
@@ -89,6 +90,10 @@ def test_json_alone_is_on_stdout(command):
         (("--model", "one", "--data", "films.csv", "--output", "films.csv"), "--output films.csv cannot be made"),
         (("--model", "a=one", "--model", "a=two", "--data", "films.csv"), "--model 'a' was given twice"),
         (("--model", "one", "--data", "films.csv", "--device", "toaster"), "toaster"),
+        (("--model", "one", "--data", "films.csv", "--layers", "0,77"), "layers must be all or indices in [-3, 2]"),
+        (("--model", "one", "--data", "films.csv", "--layers", "-1,77"), "layers must be all or indices in [-3, 2]"),
+        (("--model", "one", "--data", "films.csv", "--text-column", "x"), "holds the text with --text-column NAME"),
+        (("--model", "one", "--data", "films.csv", "--output", "taken"), "holds a folder report.html, where a file"),
     ],
 )
 @pytest.mark.compatibility(SHELL, "`ntps prescreen` of what is not there", "one line on stderr, exit code 1")
@@ -132,6 +137,17 @@ def test_interrupted_it_says_what_is_kept(folder, tmp_path):
     assert again.returncode == 0, again.stderr
     assert len(list(cache.glob("*.json"))) == 4
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
+
+
+def test_a_report_that_cannot_be_written_is_one_line(folder, monkeypatch, capsys, tmp_path):
+    def full(result, where):
+        raise OSError(28, "No space left on device", "out/report.html")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("ntps_lightning.prescreening.report.write_report", full)
+    line = ["--model", "one", "--data", "films.csv", "--layers", "-1", "--limit", "60"]
+    assert main(["prescreen", *line, "--cache", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "ntps prescreen: out/report.html: No space left on device"
 
 
 def test_names(tmp_path):

@@ -158,9 +158,9 @@ def test_another_models_tokenizer_is_refused():
 class Short:
     """Memory for so many tokens a call, and none at the calls that are named."""
 
-    def __init__(self, model, tokens, layer=None, never=()):
+    def __init__(self, model, tokens, layer=None):
         self.calls = []
-        self._tokens, self._never = tokens, never
+        self._tokens = tokens
         where = model.model.layers[1] if layer is None else layer
         self._handle = where.register_forward_pre_hook(self._call, with_kwargs=True)
 

@@ -7,10 +7,13 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, T5Config
 
 from ntps_lightning.errors import SetupError
-from ntps_lightning.prescreening.models import find_model
+from ntps_lightning.prescreening.content import module_id
+from ntps_lightning.prescreening.models import IN_MEMORY, find_model
 from tests.prescreening.tiny import adapters_folder, llama, llama_folder, word_tokenizer
 
 CPU = torch.device("cpu")
@@ -91,14 +94,31 @@ def test_a_model_in_memory_comes_with_its_tokenizer():
     model, tokenizer = llama(), word_tokenizer()
     source = find_model((model, tokenizer))
     assert (source.name, source.in_memory, source.load(CPU)[0] is model) == ("LlamaForCausalLM", True, True)
-    tokenizer(["a", "b c"], padding=True, truncation=True, max_length=3)
-    assert find_model((model, tokenizer)).model_id == source.model_id, "a call is not content"
+    assert find_model((model, tokenizer), hashed=False).model_id == IN_MEMORY
     with torch.no_grad():
         model.model.norm.weight[3] += 1e-3
     assert find_model((model, tokenizer)).model_id != source.model_id
     refused(model, r"comes with its tokenizer: give \(LlamaForCausalLM, tokenizer\)")
     refused((model, "folder"), "got a str beside it")
     refused(3, "got a int")
+
+
+def test_adapters_in_memory_are_told_apart_by_what_they_do(folder):
+    def adapted(alpha):
+        torch.manual_seed(0)
+        base = LlamaForCausalLM.from_pretrained(folder)
+        return get_peft_model(base, LoraConfig(r=4, lora_alpha=alpha, target_modules=["q_proj"]))
+
+    model = adapted(4)
+    wanted = module_id(model)
+    assert module_id(adapted(4)) == wanted
+    assert module_id(adapted(64)) != wanted
+    with model.disable_adapter():
+        assert module_id(model) != wanted
+    model.add_adapter("other", LoraConfig(r=4, target_modules=["q_proj"]))
+    with_other = module_id(model)
+    model.set_adapter("other")
+    assert module_id(model) != with_other
 
 
 def test_what_is_no_model_is_refused_in_one_line(folder, tmp_path, monkeypatch):
@@ -118,6 +138,11 @@ def test_what_its_files_tell_is_refused_before_it_is_loaded(folder, tmp_path):
     refused(folder, "knows no model_type 'unheard'")
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "unheard", "auto_map": {}}))
     refused(folder, "brings code of its own, which is not run")
+    own = {"auto_map": {"AutoModelForCausalLM": "code.OwnLlama"}}
+    (folder / "config.json").write_text(json.dumps(config | own | {"architectures": ["OwnLlama"]}))
+    refused(folder, r"model \(model_type 'llama'\) brings code of its own, which is not run")
+    (folder / "config.json").write_text(json.dumps(config | own))
+    assert find_model(folder), "the library's own class is used"
     (folder / "config.json").write_text(json.dumps(config))
     for file in folder.glob("tokenizer*"):
         file.unlink()
@@ -136,3 +161,38 @@ def test_adapters_that_do_not_fit_are_no_base_in_disguise(folder, tmp_path):
     refused(adapters, "prompt and prefix tuning put virtual tokens")
     (adapters / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
     refused(adapters, "names no base_model_name_or_path")
+
+
+def renamed_weights(folder, rename):
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {rename(name): weight for name, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+
+
+def test_weights_that_are_not_there_are_not_made_up(folder, tmp_path):
+    adapters = adapters_folder(tmp_path / "adapters", folder)
+    renamed_weights(folder, lambda name: f"_orig_mod.{name}")
+    for source in (folder, adapters):
+        with pytest.raises(SetupError, match=r"weights of LlamaForCausalLM, such as model.*; it has _orig_mod"):
+            find_model(source).load(CPU)
+
+
+def test_a_head_may_be_new(folder):
+    renamed_weights(folder, lambda name: name.replace("lm_head", "of_another"))
+    model, tokenizer = find_model(folder).load(CPU)
+    assert states(model, tokenizer).equal(states(llama(), word_tokenizer()))
+
+
+def test_a_tokenizers_code_is_neither_run_nor_asked_about(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("asked whether to run code"))
+    ran = tmp_path / "ran"
+    (folder / "code.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Own:\n    pass\n")
+    path = folder / "tokenizer_config.json"
+    content = json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": ["code.Own", None]}}
+    path.write_text(json.dumps(content))
+    assert find_model(folder), "the library's own class is used"
+    path.write_text(json.dumps(content | {"tokenizer_class": "Own"}))
+    (folder / "tokenizer.json").unlink()
+    refused(folder, "the tokenizer of .*model brings code of its own, which is not run")
+    assert not ran.exists()

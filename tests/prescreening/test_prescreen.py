@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import contextmanager
+from importlib.metadata import version
 
 import pytest
 import torch
+from tokenizers import normalizers
 
 from ntps_lightning import prescreen
 from ntps_lightning.errors import SetupError
+from ntps_lightning.hub import first_line
 from ntps_lightning.prescreening.forward import measure_layers
 from ntps_lightning.prescreening.result import Prescreen
 from tests.prescreening.tiny import (
@@ -90,6 +94,55 @@ def test_other_settings_are_measured_anew(change, folders, tmp_path, passes):
     assert len(passes) == 2
 
 
+def test_a_model_in_memory_is_kept_only_where_a_folder_is_named(tmp_path, passes, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    pair = (llama(), word_tokenizer())
+    for _ in range(2):
+        prescreen(pair, rows(), layers=-1)
+    assert len(passes) == 2
+    assert not (tmp_path / "home").exists()
+    for _ in range(2):
+        prescreen(pair, rows(), layers=-1, cache=tmp_path / "cache")
+    assert len(passes) == 3
+
+
+def test_another_tokenizer_is_measured_anew(folders, tmp_path, passes):
+    data = csv_file(tmp_path, "a.csv")
+    other = word_tokenizer()
+    other.backend_tokenizer.normalizer = normalizers.Replace("oven", "soup")
+    for tokenizer in (
+        word_tokenizer(),
+        other,
+        lambda text, **options: {"input_ids": [ord(each) % 40 for each in text[:60]]},
+    ):
+        prescreen((llama(), tokenizer), rows(), layers=-1, cache=tmp_path / "cache")
+    assert len(passes) == 3
+    for tokenizer in (word_tokenizer(), other):
+        tokenizer.save_pretrained(folders[0])
+        prescreen(folders[0], data, layers=-1, cache=tmp_path / "cache")
+    assert len(passes) == 5
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "ntps-lightning"])
+def test_other_versions_are_measured_anew(package, folders, tmp_path, passes, monkeypatch):
+    data = csv_file(tmp_path, "a.csv")
+    prescreen(folders[0], data, layers=-1, cache=tmp_path)
+    monkeypatch.setattr(
+        "ntps_lightning.prescreening.prescreen.version", lambda name: "0.1" if name == package else version(name)
+    )
+    (measured,) = prescreen(folders[0], data, layers=-1, cache=tmp_path).measured
+    assert len(passes) == 2
+    assert measured.versions[package] == "0.1"
+
+
+def test_where_it_was_measured_is_kept(folders, tmp_path):
+    data = csv_file(tmp_path, "a.csv")
+    for _ in range(2):
+        result = prescreen(folders[0], data, layers=-1, cache=tmp_path / "cache")
+        assert (result.measured[0].device, result.settings["device"]) == ("cpu", "cpu")
+        assert result.measured[0].versions == result.versions
+
+
 @pytest.mark.parametrize("damage", ["{", '{"key": 1}', '{"measured": {}}', "[]", ""])
 def test_a_damaged_file_is_named_and_made_anew(damage, folders, tmp_path, passes):
     data = csv_file(tmp_path, "a.csv")
@@ -153,8 +206,41 @@ def test_a_model_that_fails_costs_a_remark(folders, tmp_path, passes):
         result = prescreen([bert, folders[0]], data, cache=tmp_path / "cache")
     assert [each.model for each in result.measured] == [folders[0]]
     assert "looks ahead" in result.remarks[0]
-    with pytest.warns(UserWarning, match="not measured"), pytest.raises(SetupError, match="looks ahead"):
+    assert "allow_bidirectional" not in result.remarks[0]
+    assert result.remarks[0].endswith("decoder-only language model")
+
+
+def test_the_error_of_the_only_model_is_raised_and_not_warned_of(tmp_path):
+    bert, other = (str(bert_folder(tmp_path / name)) for name in ("bert", "other"))
+    data = csv_file(tmp_path, "a.csv")
+    with warnings.catch_warnings(), pytest.raises(SetupError, match="looks ahead"):
+        warnings.simplefilter("error")
         prescreen(bert, data, cache=tmp_path / "cache")
+    with pytest.warns(UserWarning, match="not measured: .*other on") as told, pytest.raises(SetupError, match="ahead"):
+        prescreen([bert, other], data, cache=tmp_path / "cache")
+    assert len([each for each in told if "not measured" in str(each.message)]) == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), AttributeError("no such"), OSError("gone")])
+def test_whatever_a_pass_raises_costs_one_measurement(error, folders, tmp_path, monkeypatch):
+    def broken(model, tokenizer, texts, **options):
+        if texts.name == "second":
+            raise error
+        return measure_layers(model, tokenizer, texts, **options)
+
+    monkeypatch.setattr(MEASURE, broken)
+    data = {"second": csv_file(tmp_path, "b.csv", 1), "first": csv_file(tmp_path, "a.csv")}
+    with pytest.warns(UserWarning, match="not measured: .*base on second"):
+        result = prescreen(folders[0], data, cache=tmp_path / "cache", layers=-1)
+    assert result.data == ("first",)
+    with pytest.raises(SetupError, match="no model could be measured"):
+        prescreen(folders[0], {"second": data["second"]}, cache=tmp_path / "cache", layers=-1)
+
+
+def test_a_cache_that_is_a_file_is_refused_at_once(folders, tmp_path):
+    data = csv_file(tmp_path, "a.csv")
+    with pytest.raises(SetupError, match=r"cache must be a folder, .*a\.csv is a file"):
+        prescreen(folders[0], data, cache=data)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +252,10 @@ def test_a_model_that_fails_costs_a_remark(folders, tmp_path, passes):
         ({"data": {}}, "data holds no set"),
         ({"layers": "last"}, "layers must be"),
         ({"layers": []}, "layers must be"),
+        ({"layers": True}, "layers must be"),
+        ({"layers": [0, 77]}, r"layers must be all or indices in \[-3, 2\] for .*base, got 77"),
+        ({"models": None}, "models are paths, ids on the hub or pairs .*; got a NoneType"),
+        ({"data": {"text": ["a"], "label": [1]}}, r"data is a mapping of the columns \['label', 'text'\]"),
         ({"max_length": 0}, "max_length must be"),
         ({"dtype": "int8"}, "dtype must be one of auto"),
         ({"device": "mps"}, "mps has no float64"),
@@ -215,6 +305,27 @@ def test_remarks_of_the_data_stand_with_what_was_measured(tmp_path):
     (each,) = prescreen((llama(), word_tokenizer()), data, cache=tmp_path, layers=-1, max_length=8).measured
     assert each.remarks[0] == "1 of 101 texts are empty and are left out"
     assert "longer than 8 tokens" in each.remarks[1]
+
+
+def test_a_long_error_ends_at_a_word():
+    said = first_line(ValueError("sentence " * 40 + "\nand a second line"))
+    assert said.endswith("sentence …")
+    assert len(said) <= 202
+    assert first_line(ValueError("short\nsecond")) == "short"
+    assert first_line(ValueError("x" * 300)) == "x" * 200 + " …"
+
+
+def test_the_progress_names_the_model_and_the_set(tmp_path, monkeypatch):
+    seen = []
+
+    @contextmanager
+    def noted(what, total):
+        seen.append(what)
+        yield lambda tokens: None
+
+    monkeypatch.setattr("ntps_lightning.prescreening.forward.shown", noted)
+    prescreen({"mine": (llama(), word_tokenizer())}, {"topics": rows()}, layers=-1)
+    assert seen == ["mine on topics"]
 
 
 def test_the_name_is_a_function_whatever_was_imported_before():

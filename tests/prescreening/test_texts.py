@@ -133,6 +133,7 @@ def test_a_missing_column_names_those_that_are_there(tmp_path):
         ),
         ("a.csv", 'text,label\nfine,x\n"open,y\n', "line 3 of .*a.csv cannot be read"),
         ("a.csv", "", "a.csv is empty"),
+        ("a.csv", "text,id,text,label\na,1,b,x\n", "a.csv has 2 columns 'text': give each a name of its own"),
         ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": \n', "line 3 of .*a.jsonl is no JSON"),
         ("a.jsonl", '{"text": "a", "label": 1}\n[1]\n', "line 2 of .*a.jsonl must be an object"),
         ("a.json", '[{"text": "a",\n "label": }]', "line 2 of .*a.json is no JSON"),
@@ -188,7 +189,9 @@ def test_numbers_are_targets_only_where_that_is_said(tmp_path):
         refused(source, "a number with a fraction: say that labels are targets with regression=True")
         found = read_texts(source, regression=True)
         assert found.labels == tuple(row["label"] for row in rows)
-        assert (found.kind, found.class_names) == ("targets", ())
+        assert found.class_names == ()
+    missing = [{**row, "label": -100 if i < 2 else i} for i, row in enumerate(rows)]
+    assert read_texts(missing, regression=True).labels[:3] == (-100.0, -100.0, 2.0)
     rows[7]["label"] = "good"
     refused(as_csv(tmp_path, rows), "label of line 16 of .*set.csv is 'good'", regression=True)
     rows[7]["label"] = float("inf")
@@ -213,6 +216,9 @@ def test_empty_texts_and_missing_labels_are_counted():
         "2 of 43 texts are empty and are left out",
         "1 of 43 rows have no label and are left out",
     )
+    assert len(read_texts([*table(), {"text": "\u2003\u200b\x00", "label": "sport"}])) == 40, "nothing to be seen"
+    half = [*table(), {"text": "cut \ud83d", "label": "sport"}]
+    refused(half, "the text of row 40 of data holds half of a surrogate pair")
     refused([{"text": 3, "label": 1}] * 30, "the text of row 0 of data is a int")
     refused([{"text": "", "label": 1}] * 30, "none of the 30 rows of data has both")
     refused([], "data is empty")
@@ -224,7 +230,9 @@ def test_classes_of_one_text_are_left_out():
     assert found.class_names == ("money", "sport")
     assert found.remarks == ("1 of 3 classes have a single text and are left out: 'rare'",)
     refused([{"text": row["text"], "label": i} for i, row in enumerate(table())], "40 of which have a single text")
-    refused([{"text": row["text"], "label": "one"} for row in table()], "at least two classes")
+    refused(
+        [{"text": row["text"], "label": "one"} for row in table()], "the 40 texts of data are all of one class, 'one'"
+    )
 
 
 def test_copies_are_counted_and_label_errors_are_shown():
@@ -233,6 +241,13 @@ def test_copies_are_counted_and_label_errors_are_shown():
     assert copies.startswith("4 of 44 texts are copies of others")
     assert errors.startswith("1 texts stand under several classes")
     assert "is 'money' and 'sport'" in errors
+
+
+def test_copies_may_differ_in_white_space():
+    rows = [*table(), {"text": f"  {table()[0]['text']} ".replace(" ", "\t"), "label": "money"}]
+    found = read_texts(rows)
+    assert found.groups[40] == found.groups[0]
+    assert [remark[:2] for remark in found.remarks] == ["1 ", "1 "]
 
 
 def test_a_limit_chooses_by_the_texts_alone():
