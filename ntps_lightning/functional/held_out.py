@@ -87,6 +87,14 @@ class HeldOut:
     curves: dict[str, dict[int, tuple[float, float]]]
     learning_curve: LearningCurve | None
 
+    @property
+    def reads_nothing(self) -> bool:
+        """Whether R² is not two standard errors above zero, or a ridge is the highest of the grid: a silenced probe
+        tells of a left out row what the others are, which of balanced classes is another one. Its accuracy says nothing
+        then, and errors do not bound it.
+        """
+        return self.probe_r2.value <= _CLEAR * self.probe_r2.se or max(self.ridges) >= GRID[-1]
+
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> HeldOut:
         """What :func:`dataclasses.asdict` has made plain."""

@@ -101,18 +101,16 @@ class Joint:
         return [(1 + a, len(leads) - b) for a, b in zip(above.tolist(), below.tolist(), strict=True)]
 
 
-def flattery(choice: Joint, of: Sequence[int], read: Sequence[int]) -> float:
-    """By how much a number is too high on average since the candidate was chosen on the same rows.
+def flattery(choice: Joint) -> float:
+    """By how much the highest number is too high on average, since it was chosen on the same rows.
 
     Args:
-        choice: the numbers that choose and those that are read of the chosen one; its values stand for the truth.
-        of: indices of the numbers the highest of which is chosen.
-        read: indices of those that are read, one for each of these; may be the same.
+        choice: the numbers the highest of which is chosen; its values stand for the truth.
 
     """
     errors = choice.draws()
-    chosen = (choice.values[list(of)] + errors[:, list(of)]).argmax(1)
-    return float(errors[:, list(read)].gather(1, chosen[:, None]).mean())
+    chosen = (choice.values + errors).argmax(1)
+    return float(errors.gather(1, chosen[:, None]).mean())
 
 
 def _in_errors(differences: Tensor, scale: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ class LayerNumbers:
             the final norm.
         probe_r2: held out, of a ridge probe on the pooled states.
         probe_accuracy: its share of right classes; ``None`` for targets that are no classes.
+        reads_nothing: whether R² is not two standard errors above zero, or a ridge is the highest of the grid:
+            ``probe_accuracy`` is meaningless then.
         captured_r2: held out, of the probe confined to the leading k autoregressive directions.
         principal_r2: of the probe confined to as many principal components.
         score: the Next Token Perception Score.
@@ -37,6 +39,7 @@ class LayerNumbers:
     layer: int
     probe_r2: Estimate
     probe_accuracy: Estimate | None
+    reads_nothing: bool
     captured_r2: Number
     principal_r2: Number
     score: float
@@ -49,6 +52,13 @@ class LayerNumbers:
     curve: dict[int, Number]
     expected: dict[int, Number]
     remarks: tuple[str, ...] = ()
+
+    @property
+    def accuracy(self) -> Number | None:
+        """``probe_accuracy`` and its standard error; ``None`` also where the probe reads nothing."""
+        if self.probe_accuracy is None or self.reads_nothing:
+            return None
+        return self.probe_accuracy.value, self.probe_accuracy.se
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,12 @@ def layer_numbers(layer: int, details: NTPSDetails) -> LayerNumbers:
     curve, expected, remarks = _learned(found.learning_curve)
     if found.at_edge:
         remarks.append(f"the best ridge of {', '.join(found.at_edge)} is an end of the grid")
+    if found.probe_accuracy is not None and found.reads_nothing:
+        expected = {}
+        remarks.append(
+            "accuracy is not shown, since the probe may read nothing: R² is not two standard errors above zero, or"
+            " the best ridge is the highest of the grid"
+        )
     if details.h_score is not None and details.samples_per_dim <= 1:
         remarks.append(
             "with no more texts than dimensions H-score is the number of classes less one, whatever they are"
@@ -36,6 +42,7 @@ def layer_numbers(layer: int, details: NTPSDetails) -> LayerNumbers:
         layer=layer,
         probe_r2=_on_host(found.probe_r2),
         probe_accuracy=None if found.probe_accuracy is None else _on_host(found.probe_accuracy),
+        reads_nothing=found.reads_nothing,
         captured_r2=_number(found.captured_r2),
         principal_r2=_number(found.principal_r2),
         score=details.score,

@@ -24,8 +24,9 @@ class Ranked:
     Args:
         name: what it is called.
         layer: that was read.
-        value: the number by which it is ranked.
+        value: held-out R², by which it is ranked.
         se: its standard error.
+        accuracy: at that layer, beside it; see :attr:`LayerNumbers.accuracy`.
         behind: how far it is behind the first, and the standard error of that; of the same texts it is a paired one.
         ranks: from which to which rank it may be; the intervals of all candidates hold together, at 95%.
         may_be_best: whether it is in the smallest set that holds the best one, at 95%.
@@ -38,6 +39,7 @@ class Ranked:
     layer: int
     value: float
     se: float
+    accuracy: Number | None
     behind: Number
     ranks: tuple[int, int]
     may_be_best: bool
@@ -50,7 +52,6 @@ class Ranking:
 
     Args:
         of: ``"layers"``, ``"models"`` or ``"data"``.
-        by: ``"probe_r2"`` or ``"probe_accuracy"``.
         ranked: the candidates.
         labels: that the first was read on.
         labels_to_settle: that would tell the two first apart, two digits of them; ``None`` where they are equal, or
@@ -60,7 +61,6 @@ class Ranking:
     """
 
     of: str
-    by: str
     ranked: tuple[Ranked, ...]
     labels: int
     labels_to_settle: int | None
@@ -80,11 +80,14 @@ class Ranking:
 @dataclass(frozen=True)
 class _Candidate:
     name: str
-    layer: int
-    estimate: Estimate
+    layer: LayerNumbers
     rows: Hashable
     num_kept: int
     flatters: float
+
+    @property
+    def estimate(self) -> Estimate:
+        return self.layer.probe_r2
 
 
 def layer_to_read(measured: Measured) -> LayerNumbers:
@@ -92,87 +95,59 @@ def layer_to_read(measured: Measured) -> LayerNumbers:
     return max(measured.layers, key=lambda layer: layer.probe_r2.value)
 
 
-def rank_layers(measured: Measured, seed: int = 0) -> Ranking:
-    """Layers of a model on a data set, by R².
-
-    Args:
-        measured: the model on the data set.
-        seed: of the draws.
-
-    """
+def rank_layers(measured: Measured) -> Ranking:
+    """Layers of a model on a data set, by R²."""
     best = layer_to_read(measured)
-    by_choice = _flattery(measured, "probe_r2", seed)
+    by_choice = _flattery(measured)
     candidates = [
-        _Candidate(f"layer {layer.layer}", layer.layer, layer.probe_r2, _rows(measured, layer.probe_r2),
-                   measured.num_kept, by_choice if layer is best else 0.0)
+        _Candidate(f"layer {layer.layer}", layer, _rows(measured, layer), measured.num_kept,
+                   by_choice if layer is best else 0.0)
         for layer in measured.layers
     ]  # fmt: skip
-    return _rank("layers", "probe_r2", candidates, seed)
+    return _rank("layers", candidates)
 
 
-def rank_models(measured: Sequence[Measured], seed: int = 0) -> Ranking:
-    """Models, or checkpoints, on one data set, each at its best layer: by accuracy for classes, else by R².
-
-    Args:
-        measured: the models on the data set.
-        seed: of the draws.
-
+def rank_models(measured: Sequence[Measured]) -> Ranking:
+    """Models, or checkpoints, on one data set, each at its best layer, by R²: of a probe that reads nothing accuracy is
+    whatever its ridge makes of the classes' shares.
     """
-    classes = all(layer.probe_accuracy is not None for each in measured for layer in each.layers)
-    by = "probe_accuracy" if classes else "probe_r2"
-    return _rank("models", by, [_at_best_layer(each, each.model, by, seed) for each in measured], seed)
+    return _rank("models", [_at_best_layer(each, each.model) for each in measured])
 
 
-def rank_data(measured: Sequence[Measured], seed: int = 0) -> Ranking:
-    """Data sets for one model, each at its best layer, by R²: accuracies have other chance levels.
-
-    Args:
-        measured: the model on the data sets.
-        seed: of the draws.
-
-    """
-    return _rank("data", "probe_r2", [_at_best_layer(each, each.data, "probe_r2", seed) for each in measured], seed)
+def rank_data(measured: Sequence[Measured]) -> Ranking:
+    """Data sets for one model, each at its best layer, by R²: accuracies have other chance levels."""
+    return _rank("data", [_at_best_layer(each, each.data) for each in measured])
 
 
-def read(layer: LayerNumbers, by: str) -> Estimate:
-    """The number of a layer by which is ranked."""
-    estimate: Estimate = getattr(layer, by)
-    return estimate
-
-
-def _at_best_layer(measured: Measured, name: str, by: str, seed: int) -> _Candidate:
+def _at_best_layer(measured: Measured, name: str) -> _Candidate:
     layer = layer_to_read(measured)
-    estimate = read(layer, by)
-    rows = _rows(measured, estimate)
-    return _Candidate(name, layer.layer, estimate, rows, measured.num_kept, _flattery(measured, by, seed))
+    return _Candidate(name, layer, _rows(measured, layer), measured.num_kept, _flattery(measured))
 
 
-def _rows(measured: Measured, estimate: Estimate) -> Hashable:
+def _rows(measured: Measured, layer: LayerNumbers) -> Hashable:
     """What is equal where two were read of the same texts."""
+    estimate = layer.probe_r2
     return measured.data_id, measured.num_samples, measured.num_kept, estimate.num_groups, len(estimate.own)
 
 
-def _flattery(measured: Measured, by: str, seed: int) -> float:
-    """Of the number that is read at the layer with the highest R²."""
-    count = len(measured.layers)
+def _flattery(measured: Measured) -> float:
+    """Of the highest R²."""
     estimates = [layer.probe_r2 for layer in measured.layers]
-    if by != "probe_r2":
-        estimates += [read(layer, by) for layer in measured.layers]
-    joint = Joint.of(estimates, [None] * len(estimates), seed)
-    return flattery(joint, range(count), range(len(estimates) - count, len(estimates)))
+    return flattery(Joint.of(estimates, [None] * len(estimates)))
 
 
-def _rank(of: str, by: str, candidates: Sequence[_Candidate], seed: int) -> Ranking:
+def _rank(of: str, candidates: Sequence[_Candidate]) -> Ranking:
     order = sorted(candidates, key=lambda each: -each.estimate.value)
-    joint = Joint.of([each.estimate for each in order], [each.rows for each in order], seed)
+    joint = Joint.of([each.estimate for each in order], [each.rows for each in order])
     scale = joint.difference_se
     best, ranks = joint.may_be_best(LEVEL), joint.ranks(LEVEL)
     ranked = tuple(
         Ranked(
             name=each.name,
-            layer=each.layer,
+            layer=each.layer.layer,
             value=each.estimate.value,
             se=each.estimate.se,
+            accuracy=each.layer.accuracy,
             behind=(order[0].estimate.value - each.estimate.value, float(scale[0, i])),
             ranks=ranks[i],
             may_be_best=best[i],
@@ -180,7 +155,7 @@ def _rank(of: str, by: str, candidates: Sequence[_Candidate], seed: int) -> Rank
         )
         for i, each in enumerate(order)
     )
-    return Ranking(of, by, ranked, order[0].num_kept, _labels_to_settle(order, ranked), _remarks(ranked))
+    return Ranking(of, ranked, order[0].num_kept, _labels_to_settle(order, ranked), _remarks(ranked))
 
 
 def _labels_to_settle(order: Sequence[_Candidate], ranked: Sequence[Ranked]) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ntps_lightning.functional.jackknife import Estimate
 from ntps_lightning.prescreening.measured import LayerNumbers, Measured, Number
 from ntps_lightning.prescreening.ranking import layer_to_read
 
@@ -23,8 +22,8 @@ def _row(measured: Measured, layer: LayerNumbers) -> dict[str, Cell]:
         "data": measured.data,
         "layer": layer.layer,
         "to_read": layer is layer_to_read(measured),
-        **_with_error("probe_r2", _of(layer.probe_r2)),
-        **_with_error("probe_accuracy", _of(layer.probe_accuracy)),
+        **_with_error("probe_r2", (layer.probe_r2.value, layer.probe_r2.se)),
+        **_with_error("probe_accuracy", layer.accuracy),
         **_with_error("captured_r2", layer.captured_r2),
         **_with_error("principal_r2", layer.principal_r2),
         "score": layer.score,
@@ -40,10 +39,6 @@ def _row(measured: Measured, layer: LayerNumbers) -> dict[str, Cell]:
         "kept": measured.num_kept,
         "remarks": "; ".join(layer.remarks),
     }
-
-
-def _of(estimate: Estimate | None) -> Number | None:
-    return None if estimate is None else (estimate.value, estimate.se)
 
 
 def _with_error(name: str, number: Number | None) -> dict[str, Cell]:

@@ -100,18 +100,9 @@ def test_one_candidate_is_the_best():
 
 def test_the_highest_of_equals_is_too_high_by_the_expectation_of_a_maximum():
     """Of two independent ones by 1 / sqrt(pi) standard errors, of one and of clear ones by nothing."""
-    both = range(2)
-    assert math.isclose(flattery(joint([0, 0], np.eye(2)), both, both), math.pi**-0.5, rel_tol=0.03)
-    assert abs(flattery(joint([9, 0], np.eye(2)), both, both)) < 0.03
-    assert abs(flattery(joint([0], np.eye(1)), [0], [0])) < 0.03
-
-
-def test_a_number_beside_the_chosen_one_is_flattered_by_what_they_share():
-    """Errors of what is read correlate by .5 with errors of what chooses."""
-    half = 0.5 * np.eye(2)
-    covariance = np.block([[np.eye(2), half], [half, np.eye(2)]])
-    found = flattery(joint([0] * 4, covariance), range(2), range(2, 4))
-    assert math.isclose(found, 0.5 * math.pi**-0.5, rel_tol=0.06)
+    assert math.isclose(flattery(joint([0, 0], np.eye(2))), math.pi**-0.5, rel_tol=0.03)
+    assert abs(flattery(joint([9, 0], np.eye(2)))) < 0.03
+    assert abs(flattery(joint([0], np.eye(1)))) < 0.03
 
 
 def test_draws_are_the_same_every_time():

@@ -27,7 +27,7 @@ def test_layers_are_ordered_by_r2_and_the_first_is_the_one_to_read(one):
     values = {layer.layer: layer.probe_r2.value for layer in one.layers}
     assert [each.layer for each in found.ranked] == sorted(values, key=values.get, reverse=True)
     assert layer_to_read(one).layer == found.ranked[0].layer == 1
-    assert (found.of, found.by, found.labels) == ("layers", "probe_r2", one.num_kept)
+    assert (found.of, found.labels) == ("layers", one.num_kept)
     assert all(each.value == values[each.layer] for each in found.ranked)
     assert found.ranked[0].behind == (0, 0)
 
@@ -40,15 +40,28 @@ def test_differences_on_the_same_texts_are_paired(one):
     assert second.behind[1] < math.hypot(first.se, second.se)
 
 
-def test_models_stand_by_accuracy_at_the_layer_that_r2_chose(one):
+def test_models_stand_by_r2_with_accuracy_beside_it(one):
     other = measured("other", noises=(0.9, 3.0), seed=7)
     found = rank_models([one, other])
-    assert found.by == "probe_accuracy"
     by_name = {each.name: each for each in found.ranked}
-    assert by_name["model"].value == one.layers[1].probe_accuracy.value
-    assert by_name["other"].value == other.layers[0].probe_accuracy.value
-    (accuracy, other_accuracy) = (one.layers[1].probe_accuracy, other.layers[0].probe_accuracy)
-    assert found.ranked[1].behind[1] == pytest.approx(accuracy.minus(other_accuracy).se, rel=1e-6)
+    for name, layer in (("model", one.layers[1]), ("other", other.layers[0])):
+        assert by_name[name].value == layer.probe_r2.value
+        assert by_name[name].accuracy == (layer.probe_accuracy.value, layer.probe_accuracy.se)
+    paired = one.layers[1].probe_r2.minus(other.layers[0].probe_r2)
+    assert found.ranked[1].behind[1] == pytest.approx(paired.se, rel=1e-6)
+
+
+def test_a_model_that_reads_nothing_is_not_the_best_whatever_its_accuracy(one):
+    """A silenced probe's accuracy, left out one by one, is anything with any error."""
+    layer = one.layers[1]
+    deaf = measured("deaf", noises=(1e4,), seed=5).layers[0]
+    assert deaf.reads_nothing
+    assert deaf.accuracy is None
+    lucky = replace(deaf, probe_accuracy=replace(layer.probe_accuracy, value=0.99, own=9 * layer.probe_accuracy.own))
+    found = rank_models([one, replace(measured("deaf", noises=(1e4,), seed=5), layers=(lucky,))])
+    assert [each.name for each in found.ranked] == ["model", "deaf"]
+    assert not found.ranked[1].may_be_best
+    assert found.ranked[1].accuracy is None
 
 
 @pytest.mark.parametrize("change", [{"data_id": "else"}, {"num_samples": 151}, {"num_kept": 149}])
@@ -58,14 +71,13 @@ def test_models_that_read_other_texts_are_not_paired(one, change):
     assert second.behind[1] == pytest.approx(math.hypot(first.se, second.se), rel=1e-6)
 
 
-def test_models_without_classes_stand_by_r2():
+def test_models_without_classes_have_no_accuracy():
     found = rank_models([measured("a", classes=False), measured("b", classes=False, seed=3)])
-    assert found.by == "probe_r2"
+    assert [each.accuracy for each in found.ranked] == [None, None]
 
 
 def test_data_sets_stand_by_r2_unpaired(one):
     found = rank_data([one, measured(data="other", noises=(0.2,))])
-    assert found.by == "probe_r2"
     first, second = found.ranked
     assert second.behind[1] == pytest.approx(math.hypot(first.se, second.se), rel=1e-6)
 

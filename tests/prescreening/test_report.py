@@ -78,8 +78,8 @@ def numbers_of(result):
     for each in result.measured:
         for layer in each.layers:
             yield number((layer.probe_r2.value, layer.probe_r2.se))
-            if layer.probe_accuracy is not None:
-                yield number((layer.probe_accuracy.value, layer.probe_accuracy.se))
+            if layer.accuracy is not None:
+                yield number(layer.accuracy)
             yield from (number(layer.captured_r2), number(layer.principal_r2))
             yield from (f"{layer.score:.4f}", f"{layer.null:.4f}", f"{layer.lift:.4f}", f"{layer.rankme:.1f}")
         best = layer_to_read(each)
@@ -96,6 +96,16 @@ def test_the_page_is_well_formed_and_has_every_number(found, classes):
     assert set(result.remarks) <= set(page.remarks)
     for said in (*page.answers, *page.remarks, *page.caveats):
         assert said in text
+
+
+def test_accuracy_of_what_reads_nothing_is_a_dash(found):
+    (noisy, *_), page = found.measured[0].layers, page_of(found)
+    assert noisy.reads_nothing
+    assert page.layers[0].rows[0][1] == "-"
+    assert page.layers[0].rows[1][1] == number(found.measured[0].layers[1].accuracy)
+    csv_row = next(csv.DictReader(io.StringIO(as_csv(found))))
+    assert (csv_row["probe_accuracy"], csv_row["probe_accuracy_se"]) == ("", "")
+    assert number((noisy.probe_accuracy.value, noisy.probe_accuracy.se)) not in as_html(found)
 
 
 @pytest.mark.compatibility("Prescreening", "report.html", "well formed, no script, nothing asked of a network")

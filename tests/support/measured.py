@@ -51,6 +51,7 @@ def _layer(index, sample, classes):
         layer=index,
         probe_r2=found.probe_r2,
         probe_accuracy=found.probe_accuracy if classes else None,
+        reads_nothing=found.reads_nothing,
         captured_r2=(found.captured_r2.value, found.captured_r2.se),
         principal_r2=(found.principal_r2.value, found.principal_r2.se),
         score=0.125 + index / 1000,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ntps_lightning.prescreening.measured import LayerNumbers, Measured
+from ntps_lightning.prescreening.measured import LayerNumbers, Measured, Number
 from ntps_lightning.prescreening.ranking import Ranking, layer_to_read
 from ntps_lightning.prescreening.report.words import CAVEATS, answers, listed, number, spans, with_more
 from ntps_lightning.prescreening.result import Prescreen
@@ -103,14 +103,13 @@ def _summary(result: Prescreen) -> Table:
 def _pair(result: Prescreen, measured: Measured, several: bool) -> tuple[str, ...]:
     ranking = result.rank_layers(measured.model, measured.data)
     layer = layer_to_read(measured)
-    accuracy = layer.probe_accuracy
     twice = with_more(layer, 2)
     return (
         measured.data,
         *((measured.model,) if several else ()),
         str(layer.layer),
         spans([each.layer for each in ranking.ties]) if ranking.ties else "-",
-        "-" if accuracy is None else number((accuracy.value, accuracy.se)),
+        _or_dash(layer.accuracy),
         number((layer.probe_r2.value, layer.probe_r2.se)),
         f"{measured.num_samples:,}",
         "-" if ranking.settled or ranking.labels_to_settle is None else f"{ranking.labels_to_settle:,}",
@@ -119,20 +118,26 @@ def _pair(result: Prescreen, measured: Measured, several: bool) -> tuple[str, ..
 
 
 def _ranking(title: str, ranking: Ranking) -> Table:
-    by = "accuracy" if ranking.by == "probe_accuracy" else "R²"
+    classes = any(each.accuracy is not None for each in ranking.ranked)
     rows = tuple(
         (
             _span(each.ranks),
             each.name,
             str(each.layer),
             number((each.value, each.se)),
+            *((_or_dash(each.accuracy),) if classes else ()),
             number(each.behind) if each.behind[1] else "-",
             "yes" if each.may_be_best else "no",
         )
         for each in ranking.ranked
     )
     best = tuple(i for i, each in enumerate(ranking.ranked) if each.may_be_best)
-    return Table(title, ("rank", "name", "layer", by, "behind the first", "may be the best"), rows, best)
+    columns = ("rank", "name", "layer", "R²", *(("accuracy",) if classes else ()))
+    return Table(title, (*columns, "behind the first", "may be the best"), rows, best)
+
+
+def _or_dash(value: Number | None) -> str:
+    return "-" if value is None else number(value)
 
 
 def _span(ranks: tuple[int, int]) -> str:
@@ -150,10 +155,10 @@ def _layers(measured: Measured) -> Table:
 
 
 def _layer(layer: LayerNumbers) -> tuple[str, ...]:
-    accuracy, h_score = layer.probe_accuracy, layer.h_score
+    classes, h_score = layer.probe_accuracy is not None, layer.h_score
     return (
         str(layer.layer),
-        *(() if accuracy is None else (number((accuracy.value, accuracy.se)),)),
+        *((_or_dash(layer.accuracy),) if classes else ()),
         number((layer.probe_r2.value, layer.probe_r2.se)),
         number(layer.captured_r2),
         number(layer.principal_r2),
@@ -162,7 +167,7 @@ def _layer(layer: LayerNumbers) -> tuple[str, ...]:
         f"{layer.lift:.4f}",
         str(layer.k),
         f"{layer.rankme:.1f}",
-        *(() if accuracy is None else ("-" if h_score is None else f"{h_score:.3f}",)),
+        *(("-" if h_score is None else f"{h_score:.3f}",) if classes else ()),
         "-" if layer.log_me is None else f"{layer.log_me:.4f}",
         "; ".join(layer.remarks) or "-",
     )
@@ -182,10 +187,6 @@ def _remarks(result: Prescreen) -> list[str]:
             found.setdefault(remark, []).append(of)
         for remark in result.rank_layers(each.model, each.data).remarks:
             found.setdefault(remark, []).append(where)
-    for title, ranking in rankings_of(result):
-        # Of R² they are those of layers.
-        for remark in ranking.remarks if ranking.by == "probe_accuracy" else ():
-            found.setdefault(remark, []).append(title)
     return [*result.remarks, *(f"{listed(of)}: {remark}" for remark, of in found.items())]
 
 

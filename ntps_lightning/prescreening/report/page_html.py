@@ -91,12 +91,11 @@ def _rankings(result: Prescreen, page: Page) -> Iterable[str]:
 
 
 def _ranking_chart(ranking: Ranking) -> str:
-    by = "held-out accuracy" if ranking.by == "probe_accuracy" else "held-out R²"
     rows = [
         Interval(each.name, each.value, each.se, f"{each.value:.3f} ± {each.se:.3f}", each.may_be_best)
         for each in ranking.ranked
     ]
-    return interval_chart(rows, by)
+    return interval_chart(rows, "held-out R²")
 
 
 def _learning_charts(result: Prescreen) -> Iterable[str]:

@@ -64,9 +64,7 @@ def spans(layers: Sequence[int]) -> str:
 def accuracy_and_r2(layer: LayerNumbers) -> str:
     """What the probe reads at a layer."""
     r2 = f"R² {number((layer.probe_r2.value, layer.probe_r2.se))}"
-    if layer.probe_accuracy is None:
-        return r2
-    return f"accuracy {number((layer.probe_accuracy.value, layer.probe_accuracy.se))}, {r2}"
+    return r2 if layer.accuracy is None else f"accuracy {number(layer.accuracy)}, {r2}"
 
 
 def with_more(layer: LayerNumbers, times: int) -> tuple[int, Number] | None:
@@ -122,17 +120,17 @@ def _models(result: Prescreen, data: str) -> str:
 
 
 def _data(result: Prescreen, model: str) -> str:
-    return _ahead(result.rank_data(model), f"Data sets for {model}, by R²", "data sets")
+    return _ahead(result.rank_data(model), f"Data sets for {model}", "data sets")
 
 
 def _ahead(ranking: Ranking, what: str, kind: str) -> str:
     if len(ranking.ranked) < 2:
         return ""
     first = ranking.ranked[0]
-    by = "accuracy" if ranking.by == "probe_accuracy" else "R²"
     ties = [each.name for each in ranking.ties]
     may_be = (
         f"{listed(ties)} may be as good." if ties else f"No other of the {len(ranking.ranked)} {kind} may be as good."
     )
-    read = f"{what}: {first.name} is ahead, {by} {number((first.value, first.se))} at layer {first.layer}."
+    accuracy = "" if first.accuracy is None else f", accuracy {number(first.accuracy)}"
+    read = f"{what}: {first.name} is ahead, R² {number((first.value, first.se))}{accuracy} at layer {first.layer}."
     return " ".join(filter(None, [read, may_be, to_settle(ranking)]))
