@@ -32,6 +32,7 @@ class LayerNumbers:
         log_me: LogME, a maximised evidence.
         curve: held-out R² (accuracy for classes) of probes by the number of samples that they were fitted on.
         expected: the same with twice and four times the largest of these, extrapolated; empty where it cannot be.
+        groups: a hash of which groups of texts were read, and of how many texts each has.
         remarks: why a number is not to be trusted, or not there.
 
     """
@@ -51,6 +52,7 @@ class LayerNumbers:
     log_me: float | None
     curve: dict[int, Number]
     expected: dict[int, Number]
+    groups: int
     remarks: tuple[str, ...] = ()
 
     @property
@@ -69,8 +71,8 @@ class Measured:
         model: what the model is called.
         data: what the data set is called.
         model_id: a hash of the model's content.
-        data_id: a hash of the data's content. Estimates of measurements that share it, ``num_samples`` and ``num_kept``
-            are of the same texts in the same order, whatever the tokenizers.
+        data_id: a hash of the data's content. Estimates of measurements that share it, ``num_samples`` and ``groups``
+            of a layer are of the same texts in the same order, whatever the tokenizers.
         num_samples: texts that count.
         num_kept: rows that held-out numbers were read on.
         class_names: of classes, in their order; empty for other targets.

@@ -54,6 +54,7 @@ def layer_numbers(layer: int, details: NTPSDetails) -> LayerNumbers:
         log_me=details.log_me,
         curve=curve,
         expected=expected,
+        groups=found.groups,
         remarks=tuple(remarks),
     )
 

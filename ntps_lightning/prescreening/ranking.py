@@ -126,8 +126,7 @@ def _at_best_layer(measured: Measured, name: str) -> _Candidate:
 
 def _rows(measured: Measured, layer: LayerNumbers) -> Hashable:
     """What is equal where two were read of the same texts."""
-    estimate = layer.probe_r2
-    return measured.data_id, measured.num_samples, measured.num_kept, estimate.num_groups, len(estimate.own)
+    return measured.data_id, measured.num_samples, layer.groups, len(layer.probe_r2.own)
 
 
 def _flattery(measured: Measured) -> float:
@@ -155,7 +154,7 @@ def _rank(of: str, candidates: Sequence[_Candidate]) -> Ranking:
         )
         for i, each in enumerate(order)
     )
-    return Ranking(of, ranked, order[0].num_kept, _labels_to_settle(order, ranked), _remarks(ranked))
+    return Ranking(of, ranked, order[0].num_kept, _labels_to_settle(order, ranked), _remarks(of, order, ranked))
 
 
 def _labels_to_settle(order: Sequence[_Candidate], ranked: Sequence[Ranked]) -> int | None:
@@ -177,10 +176,23 @@ def two_digits(count: float) -> int:
     return math.ceil(count / scale) * scale
 
 
-def _remarks(ranked: Sequence[Ranked]) -> tuple[str, ...]:
+def _remarks(of: str, order: Sequence[_Candidate], ranked: Sequence[Ranked]) -> tuple[str, ...]:
+    if of == "models":
+        return _unpaired(order)
     return tuple(
         f"{each.name}: its number may be {each.flatters:.3f} too high (its standard error is {each.se:.3f}), since "
         "the layer was chosen on the same texts"
         for each in ranked
         if each.flatters > _FLATTERS * each.se
+    )
+
+
+def _unpaired(order: Sequence[_Candidate]) -> tuple[str, ...]:
+    first = order[0]
+    others = [each.name for each in order if each.rows != first.rows]
+    if not others:
+        return ()
+    return (
+        f"{', '.join(others)}: not read on the same texts as {first.name}, since tokenizers tell other texts apart;"
+        " the difference has the errors of both, as if they were independent",
     )

@@ -64,11 +64,18 @@ def test_a_model_that_reads_nothing_is_not_the_best_whatever_its_accuracy(one):
     assert found.ranked[1].accuracy is None
 
 
-@pytest.mark.parametrize("change", [{"data_id": "else"}, {"num_samples": 151}, {"num_kept": 149}])
+@pytest.mark.parametrize("change", [{"data_id": "else"}, {"num_samples": 151}, {"groups": 5}])
 def test_models_that_read_other_texts_are_not_paired(one, change):
-    found = rank_models([one, replace(measured("other", seed=7), **change)])
+    other = measured("other", seed=7)
+    if "groups" in change:
+        layers = tuple(replace(layer, **change) for layer in other.layers)
+        change = {"layers": layers}
+    found = rank_models([one, replace(other, **change)])
     first, second = found.ranked
     assert second.behind[1] == pytest.approx(math.hypot(first.se, second.se), rel=1e-6)
+    (said,) = found.remarks
+    assert said.startswith(f"{second.name}: not read on the same texts as {first.name}")
+    assert not rank_models([one, other]).remarks
 
 
 def test_models_without_classes_have_no_accuracy():

@@ -63,6 +63,7 @@ def _layer(index, sample, classes):
         log_me=-0.75,
         curve={size: (value, errors[size]) for size, value in values.items()},
         expected={2 * max(values): (max(values.values()) + 0.01, 0.03), 4 * max(values): (0.7777, 0.05)},
+        groups=found.groups,
     )
 
 
