@@ -31,7 +31,7 @@ class LayerNumbers:
         h_score: H-score without shrinkage; ``None`` for targets that are no classes.
         log_me: LogME, a maximised evidence.
         curve: held-out R² (accuracy for classes) of probes by the number of samples that they were fitted on.
-        expected: the same with twice and four times the largest of these, extrapolated; empty where it cannot be.
+        expected: the same with twice and four times the texts at hand, extrapolated, as far as the curve reaches.
         groups: a hash of which groups of texts were read, and of how many texts each has.
         remarks: why a number is not to be trusted, or not there.
 

@@ -7,7 +7,7 @@ from ntps_lightning.functional.jackknife import Estimate
 from ntps_lightning.functional.learning_curve import LearningCurve
 from ntps_lightning.prescreening.measured import LayerNumbers, Number
 
-# Times the largest number of rows of the learning curve that it is extrapolated to.
+# Times the labels at hand that the learning curve is extrapolated to, where it reaches so far.
 _FURTHER = (2, 4)
 
 
@@ -25,7 +25,7 @@ def layer_numbers(layer: int, details: NTPSDetails) -> LayerNumbers:
     found = details.held_out
     if found is None:
         raise ValueError(f"layer {layer} has no held-out numbers: {details.not_held_out}")
-    curve, expected, remarks = _learned(found.learning_curve)
+    curve, expected, remarks = _learned(found.learning_curve, details.num_samples)
     if found.at_edge:
         remarks.append(f"the best ridge of {', '.join(found.at_edge)} is an end of the grid")
     if found.probe_accuracy is not None and found.reads_nothing:
@@ -67,7 +67,7 @@ def _on_host(estimate: Estimate) -> Estimate:
     return Estimate(estimate.value, estimate.own.cpu(), estimate.fit.cpu(), estimate.num_groups, estimate.unseen)
 
 
-def _learned(curve: LearningCurve | None) -> tuple[dict[int, Number], dict[int, Number], list[str]]:
+def _learned(curve: LearningCurve | None, num_samples: int) -> tuple[dict[int, Number], dict[int, Number], list[str]]:
     """Of accuracy for classes, else of R²; and why it, or what is expected of more rows, is not there."""
     if curve is None:
         return {}, {}, ["there is no learning curve: too few rows are left beside 50 that are fitted"]
@@ -76,7 +76,8 @@ def _learned(curve: LearningCurve | None) -> tuple[dict[int, Number], dict[int, 
     else:
         values, errors, predict = curve.r2, curve.r2_se, curve.predict
     found = {size: (values[size], errors[size]) for size in sorted(values)}
+    sizes = [times * num_samples for times in _FURTHER if times * num_samples <= curve.farthest]
     try:
-        return found, {times * max(found): predict(times * max(found)) for times in _FURTHER}, []
+        return found, {size: predict(size) for size in sizes}, []
     except ValueError as error:
         return found, {}, [str(error)]

@@ -16,7 +16,6 @@ def layer_rows(measured: Sequence[Measured]) -> list[dict[str, Cell]]:
 
 
 def _row(measured: Measured, layer: LayerNumbers) -> dict[str, Cell]:
-    largest = max(layer.curve, default=0)
     return {
         "model": measured.model,
         "data": measured.data,
@@ -33,8 +32,8 @@ def _row(measured: Measured, layer: LayerNumbers) -> dict[str, Cell]:
         "rankme": layer.rankme,
         "h_score": layer.h_score,
         "log_me": layer.log_me,
-        **_with_error("with_twice", layer.expected.get(2 * largest)),
-        **_with_error("with_four_times", layer.expected.get(4 * largest)),
+        **_with_error("with_twice_the_texts", layer.expected.get(2 * measured.num_samples)),
+        **_with_error("with_four_times_the_texts", layer.expected.get(4 * measured.num_samples)),
         "samples": measured.num_samples,
         "kept": measured.num_kept,
         "remarks": "; ".join(layer.remarks),

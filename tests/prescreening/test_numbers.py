@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from ntps_lightning import NextTokenPerceptionScore
@@ -35,6 +36,14 @@ def test_one_that_reads_has_it():
     assert not found.reads_nothing
     assert found.accuracy == (found.probe_accuracy.value, found.probe_accuracy.se)
     assert not any(remark.startswith("accuracy") for remark in found.remarks)
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(250, [500]), (260, [520]), (500, [1000]), (490, [])])
+def test_what_is_expected_is_of_more_labels_than_are_there(n, sizes):
+    """Of 250 and 500 texts the largest fit has 200 and 400, and tells of four times that; of 490, 200 of 980 not."""
+    found = layer_numbers(0, details(2.0, n))
+    curve = details(2.0, n).held_out.learning_curve
+    assert found.expected == {size: curve.predict_accuracy(size) for size in sizes}
 
 
 def test_one_whose_ridge_is_the_highest_has_not():

@@ -249,3 +249,11 @@ def test_ticks_are_few_and_hold_the_range(low, high):
     found = ticks(low, high)
     assert found[0] <= low <= high <= found[-1]
     assert 2 <= len(found) <= 8
+
+
+def test_what_to_expect_is_said_with_the_labels_it_takes():
+    result = Prescreen((measured(),), {}, {})
+    (said,), page = page_of(result).answers, page_of(result)
+    wanted = f"with 300 labels {number(layer_to_read(result.measured[0]).expected[300])}"
+    assert page.summary.rows[0][page.summary.columns.index("with more labels")] == wanted
+    assert f"Expected accuracy {wanted}, twice those at hand." in said

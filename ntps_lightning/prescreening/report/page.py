@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ntps_lightning.prescreening.measured import LayerNumbers, Measured, Number
 from ntps_lightning.prescreening.ranking import Ranking, layer_to_read
-from ntps_lightning.prescreening.report.words import CAVEATS, answers, listed, number, spans, with_more
+from ntps_lightning.prescreening.report.words import CAVEATS, answers, listed, number, spans, with_twice
 from ntps_lightning.prescreening.result import Prescreen
 
 
@@ -93,7 +93,7 @@ def _summary(result: Prescreen) -> Table:
         "R²",
         "texts",
         "to settle",
-        "with twice",
+        "with more labels",
     )
     by_data = [each for data in result.data for each in result.measured if each.data == data]
     rows = tuple(_pair(result, each, several) for each in by_data)
@@ -103,7 +103,6 @@ def _summary(result: Prescreen) -> Table:
 def _pair(result: Prescreen, measured: Measured, several: bool) -> tuple[str, ...]:
     ranking = result.rank_layers(measured.model, measured.data)
     layer = layer_to_read(measured)
-    twice = with_more(layer, 2)
     return (
         measured.data,
         *((measured.model,) if several else ()),
@@ -113,7 +112,7 @@ def _pair(result: Prescreen, measured: Measured, several: bool) -> tuple[str, ..
         number((layer.probe_r2.value, layer.probe_r2.se)),
         f"{measured.num_samples:,}",
         "-" if ranking.settled or ranking.labels_to_settle is None else f"{ranking.labels_to_settle:,}",
-        "-" if twice is None else f"{number(twice[1])} ({twice[0]:,})",
+        with_twice(layer) or "-",
     )
 
 

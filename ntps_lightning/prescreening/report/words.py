@@ -18,8 +18,8 @@ CAVEATS = (
     "not fitted on.",
     "What may be the best, and ranks, are at 95%. Labels to settle it would tell the first from the second if their "
     "difference is as seen here; it is uncertain itself, so take it as an order of magnitude.",
-    "With twice: accuracy (R² without classes) of a probe that is fitted on twice the labels of the largest fit seen, "
-    "how many that is in brackets.",
+    "With more labels: accuracy (R² without classes) of a probe that is fitted on twice the labels at hand, "
+    "extrapolated from fits on fewer of them; nothing is said where that is more than four times the largest fit.",
     "Nothing here foretells what LoRA gains: there is no evidence yet that any number of the base model does. The "
     "paper (arXiv 2505.17169) reports negative rank correlations of its score with that gain within a model: a low "
     "score, a high gain.",
@@ -67,10 +67,12 @@ def accuracy_and_r2(layer: LayerNumbers) -> str:
     return r2 if layer.accuracy is None else f"accuracy {number(layer.accuracy)}, {r2}"
 
 
-def with_more(layer: LayerNumbers, times: int) -> tuple[int, Number] | None:
-    """So many times the labels of the largest fit, and what to expect with them; ``None`` where it is not known."""
-    labels = times * max(layer.curve, default=0)
-    return (labels, layer.expected[labels]) if labels in layer.expected else None
+def with_twice(layer: LayerNumbers) -> str:
+    """With how many labels to expect what; empty where it is not known."""
+    if not layer.expected:
+        return ""
+    labels = min(layer.expected)
+    return f"with {labels:,} labels {number(layer.expected[labels])}"
 
 
 def to_settle(ranking: Ranking) -> str:
@@ -104,15 +106,8 @@ def _layer(result: Prescreen, measured: Measured) -> str:
 
 
 def _expected(layer: LayerNumbers) -> str:
-    twice = with_more(layer, 2)
-    if twice is None:
-        return ""
-    largest = max(layer.curve)
     what = "R²" if layer.probe_accuracy is None else "accuracy"
-    return (
-        f"A probe fitted on {largest:,} labels reads {what} {number(layer.curve[largest])}; with twice as many,"
-        f" {twice[0]:,}, expect {number(twice[1])}."
-    )
+    return f"Expected {what} {with_twice(layer)}, twice those at hand." if layer.expected else ""
 
 
 def _models(result: Prescreen, data: str) -> str:
