@@ -71,7 +71,8 @@ class LearningCurve:
     def predict(self, num_rows: int) -> tuple[float, float]:
         r"""R² of a probe that is fitted on so many rows, and its standard error, by a power law.
 
-        :math:`a + b (1 - m^{-c}) / c` is fitted with every exponent c from 0, where it is a logarithm, to 1, by generalised least squares.
+        :math:`a + b (1 - m^{-c}) / c` is fitted with every exponent c from 0, where it is a logarithm, to 1, by
+        generalised least squares.
         Predictions are averaged by the likelihoods of their fits; the error has their own errors and how far they lie
         apart (METHOD 32).
 

@@ -11,8 +11,10 @@ from ntps_lightning.prescreening.joint import Joint, flattery
 from ntps_lightning.prescreening.measured import LayerNumbers, Measured, Number
 
 LEVEL = 0.95
-# Standard errors either way of a 95% interval.
-_WIDE = 1.96
+# Texts of a set that are read at most: those that a monitor keeps.
+KEPT = 2048
+# Standard errors that a difference must have to be found at 95%, and in four of five samples.
+_WIDE = 1.96 + 0.84
 # A choice on the same rows is remarked on where it flatters by more than this share of the standard error.
 _FLATTERS = 0.5
 
@@ -53,9 +55,11 @@ class Ranking:
     Args:
         of: ``"layers"``, ``"models"`` or ``"data"``.
         ranked: the candidates.
-        labels: that the first was read on.
-        labels_to_settle: that would tell the two first apart, two digits of them; ``None`` where they are equal, or
-            there is one candidate. The difference that it goes by is itself uncertain.
+        labels: that the first was read on: of the texts that were kept.
+        labels_to_settle: to read on, that would tell the two first apart at 95% in four of five samples, two digits of
+            them; ``None`` where their numbers or predictions are the same, or there is one candidate. The difference
+            that it goes by is itself uncertain.
+        beyond_kept: whether these are more than are kept of a set, however many labels there are.
         remarks: what a reader should know of this order.
 
     """
@@ -64,6 +68,7 @@ class Ranking:
     ranked: tuple[Ranked, ...]
     labels: int
     labels_to_settle: int | None
+    beyond_kept: bool
     remarks: tuple[str, ...] = ()
 
     @property
@@ -82,12 +87,19 @@ class _Candidate:
     name: str
     layer: LayerNumbers
     rows: Hashable
+    num_samples: int
     num_kept: int
     flatters: float
 
     @property
     def estimate(self) -> Estimate:
         return self.layer.probe_r2
+
+    @property
+    def labels(self) -> float:
+        """Texts that were kept, with their copies."""
+        groups = self.estimate.num_groups
+        return self.num_samples * groups / (groups + self.estimate.unseen)
 
 
 def layer_to_read(measured: Measured) -> LayerNumbers:
@@ -100,8 +112,8 @@ def rank_layers(measured: Measured) -> Ranking:
     best = layer_to_read(measured)
     by_choice = _flattery(measured)
     candidates = [
-        _Candidate(f"layer {layer.layer}", layer, _rows(measured, layer), measured.num_kept,
-                   by_choice if layer is best else 0.0)
+        _Candidate(f"layer {layer.layer}", layer, _rows(measured, layer),
+                   measured.num_samples, measured.num_kept, by_choice if layer is best else 0.0)
         for layer in measured.layers
     ]  # fmt: skip
     return _rank("layers", candidates)
@@ -121,7 +133,8 @@ def rank_data(measured: Sequence[Measured]) -> Ranking:
 
 def _at_best_layer(measured: Measured, name: str) -> _Candidate:
     layer = layer_to_read(measured)
-    return _Candidate(name, layer, _rows(measured, layer), measured.num_kept, _flattery(measured))
+    sizes = (measured.num_samples, measured.num_kept)
+    return _Candidate(name, layer, _rows(measured, layer), *sizes, _flattery(measured))
 
 
 def _rows(measured: Measured, layer: LayerNumbers) -> Hashable:
@@ -154,20 +167,28 @@ def _rank(of: str, candidates: Sequence[_Candidate]) -> Ranking:
         )
         for i, each in enumerate(order)
     )
-    return Ranking(of, ranked, order[0].num_kept, _labels_to_settle(order, ranked), _remarks(of, order, ranked))
+    labels = _labels_to_settle(order, ranked)
+    return Ranking(
+        of=of,
+        ranked=ranked,
+        labels=round(order[0].labels),
+        labels_to_settle=None if labels is None else two_digits(labels),
+        beyond_kept=labels is not None and any(labels * each.num_kept > KEPT * each.labels for each in order[:2]),
+        remarks=_remarks(of, order, ranked),
+    )
 
 
-def _labels_to_settle(order: Sequence[_Candidate], ranked: Sequence[Ranked]) -> int | None:
-    """Errors shrink with the square root of the number of labels."""
-    if len(order) < 2 or ranked[1].behind[0] == 0:
+def _labels_to_settle(order: Sequence[_Candidate], ranked: Sequence[Ranked]) -> float | None:
+    """Errors shrink with the square root of the number of labels that are read on."""
+    if len(order) < 2 or 0 in ranked[1].behind:
         return None
     first, second = order[:2]
     difference, se = ranked[1].behind
     if first.rows == second.rows:
-        variance = first.num_kept * se**2
+        variance = first.labels * se**2
     else:
-        variance = first.num_kept * first.estimate.se**2 + second.num_kept * second.estimate.se**2
-    return two_digits(variance * (_WIDE / difference) ** 2)
+        variance = first.labels * first.estimate.se**2 + second.labels * second.estimate.se**2
+    return variance * (_WIDE / difference) ** 2
 
 
 def two_digits(count: float) -> int:

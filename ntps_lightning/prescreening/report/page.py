@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ntps_lightning.prescreening.measured import LayerNumbers, Measured, Number
 from ntps_lightning.prescreening.ranking import Ranking, layer_to_read
-from ntps_lightning.prescreening.report.words import CAVEATS, answers, listed, number, spans, with_twice
+from ntps_lightning.prescreening.report.words import CAVEATS, answers, labels_cell, listed, number, spans, with_twice
 from ntps_lightning.prescreening.result import Prescreen
 
 
@@ -111,7 +111,7 @@ def _pair(result: Prescreen, measured: Measured, several: bool) -> tuple[str, ..
         _or_dash(layer.accuracy),
         number((layer.probe_r2.value, layer.probe_r2.se)),
         f"{measured.num_samples:,}",
-        "-" if ranking.settled or ranking.labels_to_settle is None else f"{ranking.labels_to_settle:,}",
+        labels_cell(ranking),
         with_twice(layer) or "-",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ntps_lightning.prescreening.measured import LayerNumbers, Measured, Number
-from ntps_lightning.prescreening.ranking import Ranking, layer_to_read
+from ntps_lightning.prescreening.ranking import KEPT, Ranking, layer_to_read
 from ntps_lightning.prescreening.result import Prescreen
 
 # Labels that nobody makes.
@@ -16,8 +16,9 @@ _MOST_LINES = 8
 CAVEATS = (
     "± is one standard error. Numbers are held out: of a linear probe on the model as it is, read on texts that it was "
     "not fitted on.",
-    "What may be the best, and ranks, are at 95%. Labels to settle it would tell the first from the second if their "
-    "difference is as seen here; it is uncertain itself, so take it as an order of magnitude.",
+    "What may be the best, and ranks, are at 95%. Labels to settle it would tell the first from the second, at "
+    "95% in four of five samples, if their difference is as seen here; it is uncertain itself, so take it as an order "
+    "of magnitude.",
     "With more labels: accuracy (R² without classes) of a probe that is fitted on twice the labels at hand, "
     "extrapolated from fits on fewer of them; nothing is said where that is more than four times the largest fit.",
     "Nothing here foretells what LoRA gains: there is no evidence yet that any number of the base model does. The "
@@ -80,15 +81,26 @@ def to_settle(ranking: Ranking) -> str:
     if len(ranking.ranked) < 2 or ranking.settled:
         return ""
     first, second = (each.name for each in ranking.ranked[:2])
-    if ranking.labels_to_settle is None:
+    difference, se = ranking.ranked[1].behind
+    if se == 0:
         return f"No number of labels tells {first} from {second}: they read the same."
+    if difference == 0 or ranking.labels_to_settle is None:
+        return f"{first} and {second} have the same number here, ± {se:.3f}: what would tell them apart is not known."
     if ranking.labels_to_settle <= ranking.labels:
         return f"By themselves {first} and {second} can be told apart already; all {len(ranking.ranked)} together not."
     labels = f"about {ranking.labels_to_settle:,}" if ranking.labels_to_settle < _MANY else "more than a million"
+    kept = f", and no more than {KEPT:,} texts of a set are read" if ranking.beyond_kept else ""
     return (
-        f"To tell {first} from {second} would take {labels} labels to read on (here {ranking.labels:,}), if their"
-        " difference is as seen."
+        f"To tell {first} from {second} in four of five samples would take {labels} labels to read on (here"
+        f" {ranking.labels:,}), if their difference is as seen{kept}."
     )
+
+
+def labels_cell(ranking: Ranking) -> str:
+    """How many labels would settle it, for a table: a dash where it is settled, not known, or no more than are read."""
+    if ranking.settled or ranking.labels_to_settle is None or ranking.labels_to_settle <= ranking.labels:
+        return "-"
+    return f"{ranking.labels_to_settle:,}"
 
 
 def _layer(result: Prescreen, measured: Measured) -> str:
