@@ -15,7 +15,8 @@ LEVEL = 0.95
 KEPT = 2048
 # Standard errors that a difference must have to be found at 95%, and in four of five samples.
 _WIDE = 1.96 + 0.84
-# A choice on the same rows is remarked on where it flatters by more than this share of the standard error.
+# A choice on the same rows is remarked on where it flatters a number, or a lead, by more than this share of its
+# standard error.
 _FLATTERS = 0.5
 
 
@@ -32,7 +33,7 @@ class Ranked:
         behind: how far it is behind the first, and the standard error of that; of the same texts it is a paired one.
         ranks: from which to which rank it may be; the intervals of all candidates hold together, at 95%.
         may_be_best: whether it is in the smallest set that holds the best one, at 95%.
-        flatters: by how much ``value`` may be too high on average, since the layer was chosen on the same rows; of a
+        flatters: by about how much ``value`` is too high on average, since the layer was chosen on the same rows; of a
             layer, since the first is the highest of all.
 
     """
@@ -199,13 +200,30 @@ def two_digits(count: float) -> int:
 
 def _remarks(of: str, order: Sequence[_Candidate], ranked: Sequence[Ranked]) -> tuple[str, ...]:
     if of == "models":
-        return _unpaired(order)
+        return (*_unpaired(order), *_flattered_leads(ranked))
+    if of == "data":
+        return _flattered_leads(ranked)
     return tuple(
-        f"{each.name}: its number may be {each.flatters:.3f} too high (its standard error is {each.se:.3f}), since "
-        "the layer was chosen on the same texts"
+        f"{each.name}: its number may be about {each.flatters:.3f} too high (its standard error is {each.se:.3f}),"
+        " since the layer was chosen on the same texts"
         for each in ranked
         if each.flatters > _FLATTERS * each.se
     )
+
+
+def _flattered_leads(ranked: Sequence[Ranked]) -> tuple[str, ...]:
+    """Where layers were chosen among more, or noisier, ones."""
+    first = ranked[0]
+    found = []
+    for each in ranked[1:]:
+        too_far = first.flatters - each.flatters
+        if abs(too_far) > _FLATTERS * each.behind[1]:
+            found.append(
+                f"{first.name} may be about {abs(too_far):.3f} too {'far' if too_far > 0 else 'little'} ahead of"
+                f" {each.name} (the standard error of that is {each.behind[1]:.3f}), since layers were"
+                " chosen on the texts that they are read on"
+            )
+    return tuple(found)
 
 
 def _unpaired(order: Sequence[_Candidate]) -> tuple[str, ...]:

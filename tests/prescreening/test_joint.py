@@ -105,6 +105,27 @@ def test_the_highest_of_equals_is_too_high_by_the_expectation_of_a_maximum():
     assert abs(flattery(joint([0], np.eye(1)))) < 0.03
 
 
+@pytest.mark.parametrize(("k", "shared"), [(4, 0.0), (12, 0.0), (30, 0.9)])
+def test_flattery_of_equals_is_that_of_their_maximum_though_they_are_seen_apart(k, shared):
+    """Their values lie apart by noise alone: on average over 100 draws of these nearly all of it is said."""
+    covariance = np.full((k, k), shared) + (1 - shared) * np.eye(k)
+    rng = np.random.default_rng(k)
+    seen = rng.multivariate_normal(np.zeros(k), covariance, size=100)
+    true = rng.multivariate_normal(np.zeros(k), covariance, size=40_000).max(1).mean()
+    said = np.mean([flattery(joint(values.tolist(), covariance)) for values in seen])
+    assert 0.9 * true < said < 1.02 * true
+
+
+def test_flattery_of_those_that_differ_is_not_far_from_the_truth():
+    """Truths spread as far as the noise."""
+    rng = np.random.default_rng(2)
+    truths, errors = rng.normal(size=(2, 40_000, 8))
+    seen, chosen = truths + errors, (truths + errors).argmax(1)
+    true = errors[np.arange(len(errors)), chosen].mean()
+    said = np.mean([flattery(joint(values.tolist(), np.eye(8))) for values in seen[:100]])
+    assert 0.95 * true < said < 1.25 * true
+
+
 def test_draws_are_the_same_every_time():
     once, again = (joint([0.1, 0], np.eye(2)).draws() for _ in range(2))
     assert torch.equal(once, again)

@@ -174,9 +174,28 @@ def test_a_choice_among_equal_layers_is_remarked_on(one):
     first = found.ranked[0]
     assert first.flatters / first.se == pytest.approx(1.54, abs=0.05)
     assert len(found.remarks) == 1
-    assert found.remarks[0].startswith("layer 0: its number may be 0.10")
+    assert found.remarks[0].startswith("layer 0: its number may be about 0.10")
     clear = rank_layers(with_r2(one, layers[0], replace(layers[1], value=0.0)))
     assert not clear.remarks
+
+
+def test_a_lead_that_more_layers_flatter_is_remarked_on(one):
+    """Ten equal layers against one that reads the same texts: the lead, not the number, is what is compared with."""
+    shared = [0.2, -0.2] * 10
+    layers = []
+    for i in range(10):
+        influences = list(shared)
+        influences[2 * i] += 0.05
+        influences[2 * i + 1] -= 0.05
+        layers.append(estimate(0.5, influences))
+    many, single = with_r2(one, *layers), replace(with_r2(one, estimate(0.49, shared)), model="single")
+    found = rank_models([many, single])
+    first, second = found.ranked
+    assert first.flatters < 0.5 * first.se
+    assert first.flatters > 0.5 * second.behind[1]
+    (said,) = found.remarks
+    assert said.startswith(f"model may be about {first.flatters:.3f} too far ahead of single")
+    assert not rank_models([many, replace(many, model="like it")]).remarks
 
 
 def test_a_ranking_is_the_same_every_time(one):

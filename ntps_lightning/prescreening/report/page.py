@@ -186,9 +186,9 @@ def _remarks(result: Prescreen) -> list[str]:
             found.setdefault(remark, []).append(of)
         for remark in result.rank_layers(each.model, each.data).remarks:
             found.setdefault(remark, []).append(where)
-    for data in result.data:
-        for remark in result.rank_models(data).remarks:
-            found.setdefault(remark, []).append(f"Models on {data}")
+    for title, ranking in rankings_of(result):
+        for remark in ranking.remarks:
+            found.setdefault(remark, []).append(title)
     return [*result.remarks, *(f"{listed(of)}: {remark}" for remark, of in found.items())]
 
 
