@@ -49,7 +49,7 @@ class LayerNumbers:
     k: int
     rankme: float
     h_score: float | None
-    log_me: float | None
+    log_me: float
     curve: dict[int, Number]
     expected: dict[int, Number]
     groups: int

@@ -19,12 +19,14 @@ def layer_numbers(layer: int, details: NTPSDetails) -> LayerNumbers:
         details: with estimators.
 
     Raises:
-        ValueError: If there are no held-out numbers.
+        ValueError: If there are no held-out numbers, or details are without estimators.
 
     """
     found = details.held_out
     if found is None:
         raise ValueError(f"layer {layer} has no held-out numbers: {details.not_held_out}")
+    if details.rankme is None or details.log_me is None:
+        raise ValueError(f"layer {layer} has no RankMe or no LogME: compute details with estimators=True")
     curve, expected, remarks = _learned(found.learning_curve, details.num_samples)
     if found.at_edge:
         remarks.append(f"the best ridge of {', '.join(found.at_edge)} is an end of the grid")
@@ -49,7 +51,7 @@ def layer_numbers(layer: int, details: NTPSDetails) -> LayerNumbers:
         null=details.null,
         lift=details.lift,
         k=details.k,
-        rankme=float(details.rankme or 0.0),
+        rankme=details.rankme,
         h_score=details.h_score,
         log_me=details.log_me,
         curve=curve,

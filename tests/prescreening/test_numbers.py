@@ -46,6 +46,12 @@ def test_what_is_expected_is_of_more_labels_than_are_there(n, sizes):
     assert found.expected == {size: curve.predict_accuracy(size) for size in sizes}
 
 
+def test_numbers_that_are_missing_are_not_made_up():
+    found = replace(details(2.0), rankme=None)
+    with pytest.raises(ValueError, match=r"layer 3 has no RankMe or no LogME: compute details with estimators=True"):
+        layer_numbers(3, found)
+
+
 def test_one_whose_ridge_is_the_highest_has_not():
     loud = details(4.0)
     silenced = replace(loud, held_out=replace(loud.held_out, ridges=(GRID[3], GRID[-1])))

@@ -218,6 +218,13 @@ def test_remarks_are_said_once_and_those_of_layers_in_their_tables():
     assert [row[-1] for row in page.layers[0].rows] == ["everywhere; mine", "everywhere; read", "everywhere"]
 
 
+def test_passes_are_shown_with_what_they_took(found):
+    (markdown, html), row = (as_markdown(page_of(found)), as_html(found)), found.measured[1]
+    assert page_of(found).passes.rows[1] == (row.model, row.data, "150", "150", "12", "1.5")
+    assert "| a | y | 150 | 150 | 12 | 1.5 |" in markdown
+    assert "<td>a</td><td>y</td><td>150</td><td>150</td><td>12</td><td>1.5</td>" in html
+
+
 def test_what_lora_gains_is_not_foretold(found):
     for text in (as_html(found), as_markdown(page_of(found)), terminal.as_text(page_of(found)), as_json(found)):
         assert "Nothing here foretells what LoRA gains" in " ".join(text.split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ntps_lightning.prescreening.measured import LayerNumbers, Measured, Number
@@ -42,6 +42,7 @@ class Page:
         remarks: what a reader should know of the data, the models and the numbers.
         caveats: how to read the numbers.
         settings: with which was measured.
+        passes: of each model over each data set, with what they took.
         versions: of packages.
 
     """
@@ -54,6 +55,7 @@ class Page:
     remarks: tuple[str, ...]
     caveats: tuple[str, ...]
     settings: Table
+    passes: Table
     versions: Table
 
 
@@ -69,6 +71,7 @@ def page_of(result: Prescreen) -> Page:
         remarks=tuple(_remarks(result)),
         caveats=CAVEATS,
         settings=_plain("Settings", "setting", result.settings.items()),
+        passes=_passes(result.measured),
         versions=_plain("Versions", "package", result.versions.items()),
     )
 
@@ -167,7 +170,7 @@ def _layer(layer: LayerNumbers) -> tuple[str, ...]:
         str(layer.k),
         f"{layer.rankme:.1f}",
         *(("-" if h_score is None else f"{h_score:.3f}",) if classes else ()),
-        "-" if layer.log_me is None else f"{layer.log_me:.4f}",
+        f"{layer.log_me:.4f}",
         "; ".join(layer.remarks) or "-",
     )
 
@@ -190,6 +193,22 @@ def _remarks(result: Prescreen) -> list[str]:
         for remark in ranking.remarks:
             found.setdefault(remark, []).append(title)
     return [*result.remarks, *(f"{listed(of)}: {remark}" for remark, of in found.items())]
+
+
+def _passes(measured: Sequence[Measured]) -> Table:
+    columns = ("model", "data", "texts", "read on", "dimensions", "seconds")
+    rows = tuple(
+        (
+            each.model,
+            each.data,
+            f"{each.num_samples:,}",
+            f"{each.num_kept:,}",
+            f"{each.hidden_size:,}",
+            f"{each.seconds:.1f}",
+        )
+        for each in measured
+    )
+    return Table("Passes", columns, rows)
 
 
 def _plain(title: str, what: str, items: Iterable[tuple[str, object]]) -> Table:

@@ -31,7 +31,7 @@ def as_html(result: Prescreen) -> str:
         _section("Remarks", f"<ul>{_items(page.remarks)}</ul>") if page.remarks else "",
         _section("How to read it", f'<ul class="muted">{_items(page.caveats)}</ul>'),
         _section("All layers", "".join(_folded(table, len(page.layers) == 1) for table in page.layers)),
-        *(_section(table.title, _table(table)) for table in (page.settings, page.versions)),
+        *(_section(table.title, _table(table)) for table in (page.settings, page.passes, page.versions)),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
