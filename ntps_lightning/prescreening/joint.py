@@ -68,7 +68,7 @@ class Joint:
         return torch.cat([half, -half])
 
     def may_be_best(self, level: float = 0.95) -> list[bool]:
-        """The smallest set that holds the best one in at least ``level`` of all samples (Edwards & Hsu 1983).
+        """A set that holds the best one in at least ``level`` of all samples (Gupta 1965; Edwards & Hsu 1983).
 
         A candidate stays where no other is ahead of it by more than the largest lead, in standard errors, that chance
         would give any other one if all were as good.

@@ -32,7 +32,7 @@ class Ranked:
         accuracy: at that layer, beside it; see :attr:`LayerNumbers.accuracy`.
         behind: how far it is behind the first, and the standard error of that; of the same texts it is a paired one.
         ranks: from which to which rank it may be; the intervals of all candidates hold together, at 95%.
-        may_be_best: whether it is in the smallest set that holds the best one, at 95%.
+        may_be_best: whether it is in a set that holds the best one, at 95%.
         flatters: by about how much ``value`` is too high on average, since the layer was chosen on the same rows; of a
             layer, since the first is the highest of all.
 

@@ -225,6 +225,13 @@ def test_passes_are_shown_with_what_they_took(found):
     assert "<td>a</td><td>y</td><td>150</td><td>150</td><td>12</td><td>1.5</td>" in html
 
 
+def test_accuracy_stands_beside_r2_of_models_and_not_of_data_sets(found):
+    models, _, data, _ = page_of(found).rankings
+    assert models.columns[3:5] == ("R²", "accuracy")
+    assert models.rows[0][4] == number(found.rank_models("x").ranked[0].accuracy)
+    assert "accuracy" not in data.columns
+
+
 def test_what_lora_gains_is_not_foretold(found):
     for text in (as_html(found), as_markdown(page_of(found)), terminal.as_text(page_of(found)), as_json(found)):
         assert "Nothing here foretells what LoRA gains" in " ".join(text.split())

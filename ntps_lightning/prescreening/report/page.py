@@ -120,7 +120,8 @@ def _pair(result: Prescreen, measured: Measured, several: bool) -> tuple[str, ..
 
 
 def _ranking(title: str, ranking: Ranking) -> Table:
-    classes = any(each.accuracy is not None for each in ranking.ranked)
+    # Of data sets accuracies have other chance levels.
+    classes = ranking.of == "models" and any(each.accuracy is not None for each in ranking.ranked)
     rows = tuple(
         (
             _span(each.ranks),

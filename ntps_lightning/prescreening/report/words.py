@@ -14,8 +14,8 @@ _MANY = 1_000_000
 _MOST_LINES = 8
 
 CAVEATS = (
-    "± is one standard error. Numbers are held out: of a linear probe on the model as it is, read on texts that it was "
-    "not fitted on.",
+    "± is one standard error. Accuracy and R² are held out: of a linear probe on the model as it is, read on texts "
+    "that it was not fitted on. Score, null, lift, RankMe, H-score and LogME are of all texts, and not held out.",
     "What may be the best, and ranks, are at 95%. Labels to settle it would tell the first from the second, at "
     "95% in four of five samples, if their difference is as seen here; it is uncertain itself, so take it as an order "
     "of magnitude.",
@@ -138,6 +138,7 @@ def _ahead(ranking: Ranking, what: str, kind: str) -> str:
     may_be = (
         f"{listed(ties)} may be as good." if ties else f"No other of the {len(ranking.ranked)} {kind} may be as good."
     )
-    accuracy = "" if first.accuracy is None else f", accuracy {number(first.accuracy)}"
+    # Of data sets accuracies have other chance levels.
+    accuracy = f", accuracy {number(first.accuracy)}" if ranking.of == "models" and first.accuracy else ""
     read = f"{what}: {first.name} is ahead, R² {number((first.value, first.se))}{accuracy} at layer {first.layer}."
     return " ".join(filter(None, [read, may_be, to_settle(ranking)]))
