@@ -118,7 +118,7 @@ def measure(cell, draws):
         found["size of set"].append(sum(stays))
         found["all ranks"].append(all(low <= r <= high for (low, high), r in zip(intervals, rank, strict=True)))
         found["too high"].append(float(joint.values[chosen] - true[chosen]))
-        found["foretold"].append(flattery(joint, every, every))
+        found["foretold"].append(flattery(joint))
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 

@@ -16,19 +16,30 @@ _COLUMNS = 3
 
 @dataclass(frozen=True)
 class Curve:
-    """Numbers with their standard errors, by layer or by number of samples."""
+    """A line of numbers with their standard errors.
+
+    Args:
+        label: for the legend.
+        points: by layer or by number of samples.
+        color: index of its colour.
+        dashed: extrapolated.
+        marked: a layer, or number of samples, to mark.
+
+    """
 
     label: str
     points: Mapping[int, tuple[float, float]]
+    color: int
+    dashed: bool = False
+    marked: int | None = None
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves of one data set, and the layers to mark on the first ones."""
+    """Curves of one data set."""
 
     title: str
     curves: Sequence[Curve]
-    marked: Sequence[int] = ()
 
 
 def layer_figure(panels: Sequence[Panel]) -> Figure:
@@ -55,14 +66,16 @@ def layer_figure(panels: Sequence[Panel]) -> Figure:
 
 
 def _draw(axis: Any, panel: Panel) -> None:
-    for i, curve in enumerate(panel.curves):
-        color = _COLORS[i % len(_COLORS)]
+    for curve in panel.curves:
+        color = _COLORS[curve.color % len(_COLORS)]
         layers, values = list(curve.points), [value for value, _ in curve.points.values()]
         low, high = ([value + sign * 2 * se for value, se in curve.points.values()] for sign in (-1, 1))
         axis.fill_between(layers, low, high, color=color, alpha=0.15, linewidth=0)
-        axis.plot(layers, values, color=color, linewidth=1.5, label=curve.label)
-    for i, layer in enumerate(panel.marked):
-        axis.plot(layer, panel.curves[i].points[layer][0], "o", color=_COLORS[i % len(_COLORS)], markersize=6)
+        axis.plot(
+            layers, values, color=color, linewidth=1.5, linestyle="--" if curve.dashed else "-", label=curve.label
+        )
+        if curve.marked is not None:
+            axis.plot(curve.marked, curve.points[curve.marked][0], "o", color=color, markersize=6)
     axis.set(xlabel="layer", ylabel="held-out R², ± 2 standard errors")
     # Names are the user's: a $ in one is no formula.
     axis.set_title(panel.title, parse_math=False)

@@ -67,6 +67,9 @@ class HeldOut:
             its standard error.
         learning_curve: of the whole probe, by number of rows that it was fitted on; ``None`` where it was not asked
             for, or too few rows were kept.
+        groups: a hash of which groups were read, and of how many samples each has. Where the groups are the user's,
+            estimates of two tokenizers that have it in common are of the same samples in the same order, whatever ids
+            these give to samples; 0 where an earlier version has written the state.
 
     """
 
@@ -86,6 +89,15 @@ class HeldOut:
     output_r2: tuple[float, ...] | None
     curves: dict[str, dict[int, tuple[float, float]]]
     learning_curve: LearningCurve | None
+    groups: int = 0
+
+    @property
+    def reads_nothing(self) -> bool:
+        """Whether R² is not two standard errors above zero, or a ridge is the highest of the grid: a silenced probe
+        tells of a left out row what the others are, which of balanced classes is another one. Its accuracy says nothing
+        then, and errors do not bound it.
+        """
+        return self.probe_r2.value <= _CLEAR * self.probe_r2.se or max(self.ridges) >= GRID[-1]
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> HeldOut:
@@ -169,6 +181,7 @@ def held_out(
         output_r2=None if cov.target_gram is None else reader.output_r2(whole),
         curves={name: _curve(reader, probe, sizes, {k: estimates[name]}) for name, probe in confined.items()},
         learning_curve=reader.learning_curve() if fewer_rows else None,
+        groups=rows.group_digest,
     )
 
 

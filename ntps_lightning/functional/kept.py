@@ -22,6 +22,8 @@ class KeptRows:
         groups: ``(m,)`` int64, from 0 on without a gap: rows of one group are left out together.
         halves: ``(G,)`` bool, which half each group belongs to.
         digest: a hash of which samples these are, and of their targets; the states are no part of it.
+        group_digest: a hash of which groups these are, and of how many samples each has: no sample's own id, nor
+            target, is part of it.
         most_left: the most groups that are left out of the others' fits for standard errors.
 
     """
@@ -32,6 +34,7 @@ class KeptRows:
     groups: Tensor
     halves: Tensor
     digest: int
+    group_digest: int = 0
     most_left: int = MOST_LEFT
 
     @property

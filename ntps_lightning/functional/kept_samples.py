@@ -121,13 +121,16 @@ class KeptSamples:
         order = torch.arange(len(hashes), device=hashes.device)
         if targets.ndim == 1:
             targets = torch.nn.functional.one_hot(targets, num_outputs)
+        weights = keys[:, _COUNT]
+        counts = torch.zeros_like(hashes).index_add_(0, groups, weights)
         rows = KeptRows(
             states=found.states[known].double(),
             targets=targets.double(),
-            weights=keys[:, _COUNT].double(),
+            weights=weights.double(),
             groups=groups,
             halves=order % 2 == 0,
             digest=int(mix_keys(keys[:, :_CONFLICT])),
+            group_digest=int(mix_keys(torch.stack([hashes, counts], 1))),
         )
         return rows, int((filled & ~known).sum())
 

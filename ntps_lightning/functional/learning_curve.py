@@ -69,9 +69,10 @@ class LearningCurve:
         return _REACH * max(self.r2)
 
     def predict(self, num_rows: int) -> tuple[float, float]:
-        r"""R² of a probe that is fitted on so many rows, and its standard error, by a power law :math:`a - b m^{-c}`.
+        r"""R² of a probe that is fitted on so many rows, and its standard error, by a power law.
 
-        It is fitted with every exponent c from 0, where it is a logarithm, to 1, by generalised least squares.
+        :math:`a + b (1 - m^{-c}) / c` is fitted with every exponent c from 0, where it is a logarithm, to 1, by
+        generalised least squares.
         Predictions are averaged by the likelihoods of their fits; the error has their own errors and how far they lie
         apart (METHOD 32).
 
@@ -85,7 +86,7 @@ class LearningCurve:
         return self._predict(num_rows, self.r2, self.covariance)
 
     def predict_accuracy(self, num_rows: int) -> tuple[float, float]:
-        """The same of accuracy, as a share.
+        """The same of accuracy, as a share: where the law goes below 0 or above 1, it is that; the error stays.
 
         Args:
             num_rows: from the smallest fit to four times the largest.
@@ -96,7 +97,8 @@ class LearningCurve:
         """
         if self.accuracy is None or self.accuracy_covariance is None:
             raise ValueError("there is no accuracy to predict: targets are no classes")
-        return self._predict(num_rows, self.accuracy, self.accuracy_covariance)
+        value, se = self._predict(num_rows, self.accuracy, self.accuracy_covariance)
+        return min(max(value, 0.0), 1.0), se
 
     def _predict(self, num_rows: int, curve: dict[int, float], covariance: Tensor) -> tuple[float, float]:
         sizes = torch.tensor(sorted(curve), dtype=torch.float64)
@@ -333,7 +335,7 @@ def _mean_of(fits: list[_Point]) -> _Point:
 
 
 def _power_law(sizes: Tensor, values: Tensor, covariance: Tensor, at: float) -> tuple[float, float]:
-    """Mean and standard deviation of a - b m^-c at ``at``, over the exponents by their likelihoods."""
+    """Mean and standard deviation of a + b (1 - m^-c) / c at ``at``, over the exponents by their likelihoods."""
     precision = torch.linalg.inv(covariance)
     logarithms = sizes.log()
     means, variances, misfits = [], [], []

@@ -68,7 +68,7 @@ class Joint:
         return torch.cat([half, -half])
 
     def may_be_best(self, level: float = 0.95) -> list[bool]:
-        """The smallest set that holds the best one in at least ``level`` of all samples (Edwards & Hsu 1983).
+        """A set that holds the best one in at least ``level`` of all samples (Gupta 1965; Edwards & Hsu 1983).
 
         A candidate stays where no other is ahead of it by more than the largest lead, in standard errors, that chance
         would give any other one if all were as good.
@@ -101,18 +101,31 @@ class Joint:
         return [(1 + a, len(leads) - b) for a, b in zip(above.tolist(), below.tolist(), strict=True)]
 
 
-def flattery(choice: Joint, of: Sequence[int], read: Sequence[int]) -> float:
-    """By how much a number is too high on average since the candidate was chosen on the same rows.
+def flattery(choice: Joint) -> float:
+    """By how much the highest number is too high on average, since it was chosen on the same rows: an estimate.
+
+    Values lie further apart than the truth, by the noise between them, and are drawn to their mean as far as that is
+    more than nothing. So it is right within a twentieth where candidates are equal, and up to a fifth too high where
+    they differ by about as much as the noise.
 
     Args:
-        choice: the numbers that choose and those that are read of the chosen one; its values stand for the truth.
-        of: indices of the numbers the highest of which is chosen.
-        read: indices of those that are read, one for each of these; may be the same.
+        choice: the numbers the highest of which is chosen.
 
     """
     errors = choice.draws()
-    chosen = (choice.values[list(of)] + errors[:, list(of)]).argmax(1)
-    return float(errors[:, list(read)].gather(1, chosen[:, None]).mean())
+    chosen = (_shrunken(choice) + errors).argmax(1)
+    return float(errors.gather(1, chosen[:, None]).mean())
+
+
+def _shrunken(joint: Joint) -> Tensor:
+    """``(K,)`` values, as far apart as they are beyond the noise between them."""
+    count, mean = len(joint.values), joint.values.mean()
+    found = joint.values - mean
+    if count < 2 or not found.any():
+        return joint.values
+    noise = (joint.covariance.trace() - joint.covariance.mean() * count) / (count - 1)
+    share = (1 - noise / (found.square().sum() / (count - 1))).clamp(min=0)
+    return mean + share * found
 
 
 def _in_errors(differences: Tensor, scale: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ntps_lightning.figures.layers import Curve, Panel
-from ntps_lightning.prescreening.measured import Measured, Number
+from ntps_lightning.prescreening.measured import Measured
 from ntps_lightning.prescreening.ranking import layer_to_read
 
 
@@ -21,22 +21,17 @@ def panels(measured: Sequence[Measured]) -> list[Panel]:
 def _of_one(measured: Measured) -> Panel:
     k = measured.layers[0].k
     curves = [
-        _whole(measured, "whole state"),
-        _curve(measured, f"{k} autoregressive directions", [layer.captured_r2 for layer in measured.layers]),
-        _curve(measured, f"{k} principal components", [layer.principal_r2 for layer in measured.layers]),
+        _whole(measured, "whole state", 0),
+        Curve(f"{k} autoregressive directions", {each.layer: each.captured_r2 for each in measured.layers}, 1),
+        Curve(f"{k} principal components", {each.layer: each.principal_r2 for each in measured.layers}, 2),
     ]
-    return Panel(measured.data, curves, [layer_to_read(measured).layer])
+    return Panel(measured.data, curves)
 
 
 def _of_several(measured: Sequence[Measured]) -> Panel:
-    curves = [_whole(each, each.model) for each in measured]
-    return Panel(measured[0].data, curves, [layer_to_read(each).layer for each in measured])
+    return Panel(measured[0].data, [_whole(each, each.model, i) for i, each in enumerate(measured)])
 
 
-def _whole(measured: Measured, label: str) -> Curve:
-    numbers = [(layer.probe_r2.value, layer.probe_r2.se) for layer in measured.layers]
-    return _curve(measured, label, numbers)
-
-
-def _curve(measured: Measured, label: str, numbers: list[Number]) -> Curve:
-    return Curve(label, dict(zip((layer.layer for layer in measured.layers), numbers, strict=True)))
+def _whole(measured: Measured, label: str, color: int) -> Curve:
+    points = {layer.layer: (layer.probe_r2.value, layer.probe_r2.se) for layer in measured.layers}
+    return Curve(label, points, color, marked=layer_to_read(measured).layer)

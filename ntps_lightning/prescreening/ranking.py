@@ -11,9 +11,12 @@ from ntps_lightning.prescreening.joint import Joint, flattery
 from ntps_lightning.prescreening.measured import LayerNumbers, Measured, Number
 
 LEVEL = 0.95
-# Standard errors either way of a 95% interval.
-_WIDE = 1.96
-# A choice on the same rows is remarked on where it flatters by more than this share of the standard error.
+# Texts of a set that are read at most: those that a monitor keeps.
+KEPT = 2048
+# Standard errors that a difference must have to be found at 95%, and in four of five samples.
+_WIDE = 1.96 + 0.84
+# A choice on the same rows is remarked on where it flatters a number, or a lead, by more than this share of its
+# standard error.
 _FLATTERS = 0.5
 
 
@@ -24,12 +27,13 @@ class Ranked:
     Args:
         name: what it is called.
         layer: that was read.
-        value: the number by which it is ranked.
+        value: held-out R², by which it is ranked.
         se: its standard error.
+        accuracy: at that layer, beside it; see :attr:`LayerNumbers.accuracy`.
         behind: how far it is behind the first, and the standard error of that; of the same texts it is a paired one.
         ranks: from which to which rank it may be; the intervals of all candidates hold together, at 95%.
-        may_be_best: whether it is in the smallest set that holds the best one, at 95%.
-        flatters: by how much ``value`` may be too high on average, since the layer was chosen on the same rows; of a
+        may_be_best: whether it is in a set that holds the best one, at 95%.
+        flatters: by about how much ``value`` is too high on average, since the layer was chosen on the same rows; of a
             layer, since the first is the highest of all.
 
     """
@@ -38,6 +42,7 @@ class Ranked:
     layer: int
     value: float
     se: float
+    accuracy: Number | None
     behind: Number
     ranks: tuple[int, int]
     may_be_best: bool
@@ -50,20 +55,21 @@ class Ranking:
 
     Args:
         of: ``"layers"``, ``"models"`` or ``"data"``.
-        by: ``"probe_r2"`` or ``"probe_accuracy"``.
         ranked: the candidates.
-        labels: that the first was read on.
-        labels_to_settle: that would tell the two first apart, two digits of them; ``None`` where they are equal, or
-            there is one candidate. The difference that it goes by is itself uncertain.
+        labels: that the first was read on: of the texts that were kept.
+        labels_to_settle: to read on, that would tell the two first apart at 95% in four of five samples, two digits of
+            them; ``None`` where their numbers or predictions are the same, or there is one candidate. The difference
+            that it goes by is itself uncertain.
+        beyond_kept: whether these are more than are kept of a set, however many labels there are.
         remarks: what a reader should know of this order.
 
     """
 
     of: str
-    by: str
     ranked: tuple[Ranked, ...]
     labels: int
     labels_to_settle: int | None
+    beyond_kept: bool
     remarks: tuple[str, ...] = ()
 
     @property
@@ -80,11 +86,21 @@ class Ranking:
 @dataclass(frozen=True)
 class _Candidate:
     name: str
-    layer: int
-    estimate: Estimate
+    layer: LayerNumbers
     rows: Hashable
+    num_samples: int
     num_kept: int
     flatters: float
+
+    @property
+    def estimate(self) -> Estimate:
+        return self.layer.probe_r2
+
+    @property
+    def labels(self) -> float:
+        """Texts that were kept, with their copies."""
+        groups = self.estimate.num_groups
+        return self.num_samples * groups / (groups + self.estimate.unseen)
 
 
 def layer_to_read(measured: Measured) -> LayerNumbers:
@@ -92,87 +108,59 @@ def layer_to_read(measured: Measured) -> LayerNumbers:
     return max(measured.layers, key=lambda layer: layer.probe_r2.value)
 
 
-def rank_layers(measured: Measured, seed: int = 0) -> Ranking:
-    """Layers of a model on a data set, by R².
-
-    Args:
-        measured: the model on the data set.
-        seed: of the draws.
-
-    """
+def rank_layers(measured: Measured) -> Ranking:
+    """Layers of a model on a data set, by R²."""
     best = layer_to_read(measured)
-    by_choice = _flattery(measured, "probe_r2", seed)
+    by_choice = _flattery(measured)
     candidates = [
-        _Candidate(f"layer {layer.layer}", layer.layer, layer.probe_r2, _rows(measured, layer.probe_r2),
-                   measured.num_kept, by_choice if layer is best else 0.0)
+        _Candidate(f"layer {layer.layer}", layer, _rows(measured, layer),
+                   measured.num_samples, measured.num_kept, by_choice if layer is best else 0.0)
         for layer in measured.layers
     ]  # fmt: skip
-    return _rank("layers", "probe_r2", candidates, seed)
+    return _rank("layers", candidates)
 
 
-def rank_models(measured: Sequence[Measured], seed: int = 0) -> Ranking:
-    """Models, or checkpoints, on one data set, each at its best layer: by accuracy for classes, else by R².
-
-    Args:
-        measured: the models on the data set.
-        seed: of the draws.
-
+def rank_models(measured: Sequence[Measured]) -> Ranking:
+    """Models, or checkpoints, on one data set, each at its best layer, by R²: of a probe that reads nothing accuracy is
+    whatever its ridge makes of the classes' shares.
     """
-    classes = all(layer.probe_accuracy is not None for each in measured for layer in each.layers)
-    by = "probe_accuracy" if classes else "probe_r2"
-    return _rank("models", by, [_at_best_layer(each, each.model, by, seed) for each in measured], seed)
+    return _rank("models", [_at_best_layer(each, each.model) for each in measured])
 
 
-def rank_data(measured: Sequence[Measured], seed: int = 0) -> Ranking:
-    """Data sets for one model, each at its best layer, by R²: accuracies have other chance levels.
-
-    Args:
-        measured: the model on the data sets.
-        seed: of the draws.
-
-    """
-    return _rank("data", "probe_r2", [_at_best_layer(each, each.data, "probe_r2", seed) for each in measured], seed)
+def rank_data(measured: Sequence[Measured]) -> Ranking:
+    """Data sets for one model, each at its best layer, by R²: accuracies have other chance levels."""
+    return _rank("data", [_at_best_layer(each, each.data) for each in measured])
 
 
-def read(layer: LayerNumbers, by: str) -> Estimate:
-    """The number of a layer by which is ranked."""
-    estimate: Estimate = getattr(layer, by)
-    return estimate
-
-
-def _at_best_layer(measured: Measured, name: str, by: str, seed: int) -> _Candidate:
+def _at_best_layer(measured: Measured, name: str) -> _Candidate:
     layer = layer_to_read(measured)
-    estimate = read(layer, by)
-    rows = _rows(measured, estimate)
-    return _Candidate(name, layer.layer, estimate, rows, measured.num_kept, _flattery(measured, by, seed))
+    sizes = (measured.num_samples, measured.num_kept)
+    return _Candidate(name, layer, _rows(measured, layer), *sizes, _flattery(measured))
 
 
-def _rows(measured: Measured, estimate: Estimate) -> Hashable:
+def _rows(measured: Measured, layer: LayerNumbers) -> Hashable:
     """What is equal where two were read of the same texts."""
-    return measured.data_id, measured.num_samples, measured.num_kept, estimate.num_groups, len(estimate.own)
+    return measured.data_id, measured.num_samples, layer.groups, len(layer.probe_r2.own)
 
 
-def _flattery(measured: Measured, by: str, seed: int) -> float:
-    """Of the number that is read at the layer with the highest R²."""
-    count = len(measured.layers)
+def _flattery(measured: Measured) -> float:
+    """Of the highest R²."""
     estimates = [layer.probe_r2 for layer in measured.layers]
-    if by != "probe_r2":
-        estimates += [read(layer, by) for layer in measured.layers]
-    joint = Joint.of(estimates, [None] * len(estimates), seed)
-    return flattery(joint, range(count), range(len(estimates) - count, len(estimates)))
+    return flattery(Joint.of(estimates, [None] * len(estimates)))
 
 
-def _rank(of: str, by: str, candidates: Sequence[_Candidate], seed: int) -> Ranking:
+def _rank(of: str, candidates: Sequence[_Candidate]) -> Ranking:
     order = sorted(candidates, key=lambda each: -each.estimate.value)
-    joint = Joint.of([each.estimate for each in order], [each.rows for each in order], seed)
+    joint = Joint.of([each.estimate for each in order], [each.rows for each in order])
     scale = joint.difference_se
     best, ranks = joint.may_be_best(LEVEL), joint.ranks(LEVEL)
     ranked = tuple(
         Ranked(
             name=each.name,
-            layer=each.layer,
+            layer=each.layer.layer,
             value=each.estimate.value,
             se=each.estimate.se,
+            accuracy=each.layer.accuracy,
             behind=(order[0].estimate.value - each.estimate.value, float(scale[0, i])),
             ranks=ranks[i],
             may_be_best=best[i],
@@ -180,20 +168,28 @@ def _rank(of: str, by: str, candidates: Sequence[_Candidate], seed: int) -> Rank
         )
         for i, each in enumerate(order)
     )
-    return Ranking(of, by, ranked, order[0].num_kept, _labels_to_settle(order, ranked), _remarks(ranked))
+    labels = _labels_to_settle(order, ranked)
+    return Ranking(
+        of=of,
+        ranked=ranked,
+        labels=round(order[0].labels),
+        labels_to_settle=None if labels is None else two_digits(labels),
+        beyond_kept=labels is not None and any(labels * each.num_kept > KEPT * each.labels for each in order[:2]),
+        remarks=_remarks(of, order, ranked),
+    )
 
 
-def _labels_to_settle(order: Sequence[_Candidate], ranked: Sequence[Ranked]) -> int | None:
-    """Errors shrink with the square root of the number of labels."""
-    if len(order) < 2 or ranked[1].behind[0] == 0:
+def _labels_to_settle(order: Sequence[_Candidate], ranked: Sequence[Ranked]) -> float | None:
+    """Errors shrink with the square root of the number of labels that are read on."""
+    if len(order) < 2 or 0 in ranked[1].behind:
         return None
     first, second = order[:2]
     difference, se = ranked[1].behind
     if first.rows == second.rows:
-        variance = first.num_kept * se**2
+        variance = first.labels * se**2
     else:
-        variance = first.num_kept * first.estimate.se**2 + second.num_kept * second.estimate.se**2
-    return two_digits(variance * (_WIDE / difference) ** 2)
+        variance = first.labels * first.estimate.se**2 + second.labels * second.estimate.se**2
+    return variance * (_WIDE / difference) ** 2
 
 
 def two_digits(count: float) -> int:
@@ -202,10 +198,40 @@ def two_digits(count: float) -> int:
     return math.ceil(count / scale) * scale
 
 
-def _remarks(ranked: Sequence[Ranked]) -> tuple[str, ...]:
+def _remarks(of: str, order: Sequence[_Candidate], ranked: Sequence[Ranked]) -> tuple[str, ...]:
+    if of == "models":
+        return (*_unpaired(order), *_flattered_leads(ranked))
+    if of == "data":
+        return _flattered_leads(ranked)
     return tuple(
-        f"{each.name}: its number may be {each.flatters:.3f} too high (its standard error is {each.se:.3f}), since "
-        "the layer was chosen on the same texts"
+        f"{each.name}: its number may be about {each.flatters:.3f} too high (its standard error is {each.se:.3f}),"
+        " since the layer was chosen on the same texts"
         for each in ranked
         if each.flatters > _FLATTERS * each.se
+    )
+
+
+def _flattered_leads(ranked: Sequence[Ranked]) -> tuple[str, ...]:
+    """Where layers were chosen among more, or noisier, ones."""
+    first = ranked[0]
+    found = []
+    for each in ranked[1:]:
+        too_far = first.flatters - each.flatters
+        if abs(too_far) > _FLATTERS * each.behind[1]:
+            found.append(
+                f"{first.name} may be about {abs(too_far):.3f} too {'far' if too_far > 0 else 'little'} ahead of"
+                f" {each.name} (the standard error of that is {each.behind[1]:.3f}), since layers were"
+                " chosen on the texts that they are read on"
+            )
+    return tuple(found)
+
+
+def _unpaired(order: Sequence[_Candidate]) -> tuple[str, ...]:
+    first = order[0]
+    others = [each.name for each in order if each.rows != first.rows]
+    if not others:
+        return ()
+    return (
+        f"{', '.join(others)}: not read on the same texts as {first.name}, since tokenizers tell other texts apart;"
+        " the difference has the errors of both, as if they were independent",
     )

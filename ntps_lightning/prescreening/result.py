@@ -86,7 +86,7 @@ class Prescreen:
         return self._once(("layers", measured.model, measured.data), lambda: rank_layers(measured))
 
     def rank_models(self, data: str | None = None) -> Ranking:
-        """Models on a data set, each at its best layer: by held-out accuracy for classes, else by R².
+        """Models on a data set, each at its best layer, by held-out R².
 
         Args:
             data: see :meth:`of`.

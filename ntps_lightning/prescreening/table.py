@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ntps_lightning.functional.jackknife import Estimate
 from ntps_lightning.prescreening.measured import LayerNumbers, Measured, Number
 from ntps_lightning.prescreening.ranking import layer_to_read
 
@@ -17,14 +16,13 @@ def layer_rows(measured: Sequence[Measured]) -> list[dict[str, Cell]]:
 
 
 def _row(measured: Measured, layer: LayerNumbers) -> dict[str, Cell]:
-    largest = max(layer.curve, default=0)
     return {
         "model": measured.model,
         "data": measured.data,
         "layer": layer.layer,
         "to_read": layer is layer_to_read(measured),
-        **_with_error("probe_r2", _of(layer.probe_r2)),
-        **_with_error("probe_accuracy", _of(layer.probe_accuracy)),
+        **_with_error("probe_r2", (layer.probe_r2.value, layer.probe_r2.se)),
+        **_with_error("probe_accuracy", layer.accuracy),
         **_with_error("captured_r2", layer.captured_r2),
         **_with_error("principal_r2", layer.principal_r2),
         "score": layer.score,
@@ -34,16 +32,12 @@ def _row(measured: Measured, layer: LayerNumbers) -> dict[str, Cell]:
         "rankme": layer.rankme,
         "h_score": layer.h_score,
         "log_me": layer.log_me,
-        **_with_error("with_twice", layer.expected.get(2 * largest)),
-        **_with_error("with_four_times", layer.expected.get(4 * largest)),
+        **_with_error("with_twice_the_texts", layer.expected.get(2 * measured.num_samples)),
+        **_with_error("with_four_times_the_texts", layer.expected.get(4 * measured.num_samples)),
         "samples": measured.num_samples,
         "kept": measured.num_kept,
         "remarks": "; ".join(layer.remarks),
     }
-
-
-def _of(estimate: Estimate | None) -> Number | None:
-    return None if estimate is None else (estimate.value, estimate.se)
 
 
 def _with_error(name: str, number: Number | None) -> dict[str, Cell]:

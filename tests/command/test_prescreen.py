@@ -23,10 +23,10 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("prescreen")
     for seed, name in enumerate(("one", "two")):
         llama_folder(path / name, seed)
-    lines = [f"{row['text']},{row['label']}" for row in rows(120, seed=0)]
+    lines = [f"{row['text']},{row['label']}" for row in rows(60, seed=0)]
     (path / "taken" / "report.html").mkdir(parents=True)
     (path / "films.csv").write_text("\n".join(["text,label", *lines]))
-    (path / "meals.jsonl").write_text("\n".join(map(json.dumps, rows(120, seed=1))))
+    (path / "meals.jsonl").write_text("\n".join(map(json.dumps, rows(60, seed=1))))
     return path
 
 
@@ -48,11 +48,13 @@ BOTH = ("--model", "one", "--model", "second=two", "--data", "films.csv", "--dat
 @pytest.mark.compatibility(
     SHELL, "`ntps prescreen`, the same again", "the same report to the byte, out of what was kept"
 )
-def test_a_report_of_two_models_and_two_sets(command, tmp_path):
-    found = command(*BOTH, "--output", str(tmp_path / "out"))
-    assert found.returncode == 0, found.stderr
-    assert "Which layer to read" in found.stdout
-    assert f"The report: {tmp_path / 'out' / 'report.html'}" in found.stdout
+def test_a_report_of_two_models_and_two_sets(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    line = ["prescreen", *BOTH, "--cache", str(tmp_path / "cache"), "--output", str(tmp_path / "out")]
+    assert main(line) == 0
+    found = capsys.readouterr().out
+    assert "Which layer to read" in found
+    assert f"The report: {tmp_path / 'out' / 'report.html'}" in found
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         "report.html",
         "report.md",
@@ -62,24 +64,23 @@ def test_a_report_of_two_models_and_two_sets(command, tmp_path):
     result = Prescreen.load(tmp_path / "out" / "result.json")
     assert (result.models, result.data) == (("one", "second"), ("films", "dinners"))
     assert [layer.layer for layer in result.measured[0].layers] == [0, 1, 2]
-    assert all(
-        f"read layer {result.best_layer(m, d)} of {m}" in found.stdout for m in result.models for d in result.data
-    )
+    assert all(f"read layer {result.best_layer(m, d)} of {m}" in found for m in result.models for d in result.data)
     before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
-    begin = time.perf_counter()
-    again = command(*BOTH, "--output", str(tmp_path / "out"))
-    assert again.stdout == found.stdout
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
+    monkeypatch.setattr("ntps_lightning.prescreening.prescreen.measure_layers", pytest.fail)
+    assert main(line) == 0
+    assert capsys.readouterr().out == found
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
-    assert time.perf_counter() - begin < 120
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()} == kept
 
 
 def test_json_alone_is_on_stdout(command):
-    found = command("--model", "one", "--data", "films.csv", "--layers", "0,-1", "--limit", "80", "--json")
+    found = command("--model", "one", "--data", "films.csv", "--layers", "0,-1", "--limit", "40", "--json")
     assert found.returncode == 0, found.stderr
     facts = json.loads(found.stdout)
     assert [row["layer"] for row in facts["layers"]] == [0, 2]
-    assert {row["samples"] for row in facts["layers"]} == {80}
-    assert facts["settings"]["limit"] == 80
+    assert {row["samples"] for row in facts["layers"]} == {40}
+    assert facts["settings"]["limit"] == 40
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_arguments_that_are_not_understood(arguments, capsys):
 @pytest.mark.compatibility(
     SHELL, "`ntps prescreen`, Ctrl-C", "says what is kept; the same command measures the rest alone"
 )
-def test_interrupted_it_says_what_is_kept(folder, tmp_path):
+def test_interrupted_it_says_what_is_kept(folder, tmp_path, monkeypatch, capsys):
     """Ctrl-C as soon as a first measurement is kept; the same command then measures the rest."""
     cache = tmp_path / "cache"
     line = [sys.executable, "-m", "ntps_lightning", "prescreen", *BOTH, "--cache", str(cache), "--json"]
@@ -133,8 +134,8 @@ def test_interrupted_it_says_what_is_kept(folder, tmp_path):
     assert said.splitlines()[-1].startswith("ntps prescreen: stopped; ")
     assert str(cache) in said
     assert 1 <= len(kept) < 4
-    again = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr
+    monkeypatch.chdir(folder)
+    assert main(line[3:]) == 0, capsys.readouterr().err
     assert len(list(cache.glob("*.json"))) == 4
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
 

@@ -89,6 +89,22 @@ def test_the_lowest_whole_groups_are_kept(seed, capacity, num_groups, grouped, d
     assert all(torch.equal(getattr(rows[0], name), getattr(others[0], name)) for name in NAMES)
 
 
+def test_the_digest_of_groups_knows_their_samples_by_number_alone():
+    """Ids of samples, which are another tokenizer's, and targets are no part of it; which group lost a row is."""
+    ids = torch.arange(60)
+    groups, classes, states = ids // 2, ids % 3, torch.zeros(60, 2)
+    digest = lambda *samples, room=60: kept(samples, [torch.arange(60)], room).rows(3)[0].group_digest  # noqa: E731
+    first = digest(ids, groups, classes, states)
+    assert digest(ids + 1000, groups, (classes + 1) % 3, states) == first
+    assert digest(ids.flip(0), groups.flip(0), classes.flip(0), states.flip(0)) == first
+    # Copies with another label: their group is gone.
+    lost = [digest(torch.where(ids == i, i + 1, ids), groups, classes, states) for i in (6, 8)]
+    others = [digest(ids, groups, classes, states, room=20), digest(ids, groups + 100, classes, states)]
+    assert len({first, *lost, *others}) == 5
+    copies = digest(torch.where(ids == 6, 7, ids), groups, torch.zeros_like(ids), states)
+    assert copies == first, "of two samples that are copies with one label nothing is lost"
+
+
 def test_the_digest_tells_which_rows_are_read_and_of_which_targets():
     ids, groups, classes, states = pool(60, 7, 0)
     digest = lambda *samples, room=40: kept(samples, [torch.arange(60)], room).rows(3)[0].digest  # noqa: E731

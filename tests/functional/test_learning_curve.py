@@ -233,6 +233,18 @@ def test_an_accuracy_that_is_always_right_stays_so():
         LearningCurve(zeros, zeros, None, None, dict.fromkeys(sizes, 1), errors).predict_accuracy(100)
 
 
+def test_an_expected_accuracy_is_a_share():
+    """Straight lines in the logarithm, which leave the unit interval by 1600 rows."""
+    sizes = (50, 100, 200, 400)
+    errors = 1e-6 * torch.eye(4, dtype=torch.float64)
+    zeros = dict.fromkeys(sizes, 0.0)
+    for start, step, end in ((0.6, 0.125, 1.0), (0.4, -0.125, 0.0)):
+        line = {m: start + step * math.log2(m / 50) for m in sizes}
+        curve = LearningCurve(line, zeros, line, zeros, dict.fromkeys(sizes, 1), errors, errors)
+        assert not 0 <= curve.predict(1600)[0] <= 1
+        assert curve.predict_accuracy(1600) == (end, curve.predict(1600)[1])
+
+
 def test_predictions_are_refused_where_they_would_be_guesses(rng):
     sample = Sample(rng, 260, 8)
     curve = sample.curve()

@@ -10,12 +10,13 @@ from transformers import LlamaForSequenceClassification
 
 from ntps_lightning import NextTokenPerceptionScore, NTPSMonitor
 from ntps_lightning.errors import SetupError
+from ntps_lightning.functional.hashing import mix, mix_keys
 from ntps_lightning.monitor.samples import read_groups
 from ntps_lightning.prescreening.forward import measure_layers
 from ntps_lightning.prescreening.models import find_model
 from ntps_lightning.prescreening.pace import Pace
 from ntps_lightning.prescreening.texts import read_texts
-from tests.prescreening.tiny import bert_folder, gpt2, letter_tokenizer, llama, rows, texts, word_tokenizer
+from tests.prescreening.tiny import TOPICS, bert_folder, gpt2, letter_tokenizer, llama, rows, texts, word_tokenizer
 from tests.support.models import hooks_on, tiny_config
 
 
@@ -100,8 +101,23 @@ def test_more_texts_than_are_kept_are_the_same_for_two_tokenizers(monkeypatch):
     first = measure_layers(llama(), word_tokenizer(), found, layers=-1)
     second = measure_layers(gpt2(), letter_tokenizer(), found, layers=-1)
     assert first.num_kept == second.num_kept == 60
-    own = first.layers[0].probe_r2.minus(second.layers[0].probe_r2)
-    assert own.se < math.hypot(first.layers[0].probe_r2.se, second.layers[0].probe_r2.se)
+    lowest = mix(read_groups(list(found.groups), len(found)).unique()).sort().values[:60]
+    of_each = torch.tensor([int((mix(read_groups(list(found.groups), len(found))) == each).sum()) for each in lowest])
+    assert first.layers[0].groups == second.layers[0].groups == int(mix_keys(torch.stack([lowest, of_each], 1)))
+
+
+def test_tokenizers_that_lose_other_groups_at_equal_counts_do_not_pair():
+    """Two groups, of each of which one tokenizer knows no word: its texts are the same tokens with two labels."""
+    pairs = {"alpha": ["ship", "boat"], "beta": ["tree", "leaf"]}
+    data = [{**row, "group": str(i)} for i, row in enumerate(rows(150))]
+    for group, words in pairs.items():
+        data += [{"text": w, "label": label, "group": group} for w, label in zip(words, TOPICS, strict=False)]
+    found = read_texts(data, group="group")
+    first, second = (
+        measure_layers(llama(), word_tokenizer(also=pairs[known]), found, layers=-1) for known in ("alpha", "beta")
+    )
+    assert (first.num_samples, first.num_kept) == (second.num_samples, second.num_kept) == (154, 152)
+    assert first.layers[0].groups != second.layers[0].groups
 
 
 def test_targets_have_no_accuracy():

@@ -78,8 +78,8 @@ def numbers_of(result):
     for each in result.measured:
         for layer in each.layers:
             yield number((layer.probe_r2.value, layer.probe_r2.se))
-            if layer.probe_accuracy is not None:
-                yield number((layer.probe_accuracy.value, layer.probe_accuracy.se))
+            if layer.accuracy is not None:
+                yield number(layer.accuracy)
             yield from (number(layer.captured_r2), number(layer.principal_r2))
             yield from (f"{layer.score:.4f}", f"{layer.null:.4f}", f"{layer.lift:.4f}", f"{layer.rankme:.1f}")
         best = layer_to_read(each)
@@ -96,6 +96,16 @@ def test_the_page_is_well_formed_and_has_every_number(found, classes):
     assert set(result.remarks) <= set(page.remarks)
     for said in (*page.answers, *page.remarks, *page.caveats):
         assert said in text
+
+
+def test_accuracy_of_what_reads_nothing_is_a_dash(found):
+    (noisy, *_), page = found.measured[0].layers, page_of(found)
+    assert noisy.reads_nothing
+    assert page.layers[0].rows[0][1] == "-"
+    assert page.layers[0].rows[1][1] == number(found.measured[0].layers[1].accuracy)
+    csv_row = next(csv.DictReader(io.StringIO(as_csv(found))))
+    assert (csv_row["probe_accuracy"], csv_row["probe_accuracy_se"]) == ("", "")
+    assert number((noisy.probe_accuracy.value, noisy.probe_accuracy.se)) not in as_html(found)
 
 
 @pytest.mark.compatibility("Prescreening", "report.html", "well formed, no script, nothing asked of a network")
@@ -208,6 +218,20 @@ def test_remarks_are_said_once_and_those_of_layers_in_their_tables():
     assert [row[-1] for row in page.layers[0].rows] == ["everywhere; mine", "everywhere; read", "everywhere"]
 
 
+def test_passes_are_shown_with_what_they_took(found):
+    (markdown, html), row = (as_markdown(page_of(found)), as_html(found)), found.measured[1]
+    assert page_of(found).passes.rows[1] == (row.model, row.data, "150", "150", "12", "1.5")
+    assert "| a | y | 150 | 150 | 12 | 1.5 |" in markdown
+    assert "<td>a</td><td>y</td><td>150</td><td>150</td><td>12</td><td>1.5</td>" in html
+
+
+def test_accuracy_stands_beside_r2_of_models_and_not_of_data_sets(found):
+    models, _, data, _ = page_of(found).rankings
+    assert models.columns[3:5] == ("R²", "accuracy")
+    assert models.rows[0][4] == number(found.rank_models("x").ranked[0].accuracy)
+    assert "accuracy" not in data.columns
+
+
 def test_what_lora_gains_is_not_foretold(found):
     for text in (as_html(found), as_markdown(page_of(found)), terminal.as_text(page_of(found)), as_json(found)):
         assert "Nothing here foretells what LoRA gains" in " ".join(text.split())
@@ -239,3 +263,11 @@ def test_ticks_are_few_and_hold_the_range(low, high):
     found = ticks(low, high)
     assert found[0] <= low <= high <= found[-1]
     assert 2 <= len(found) <= 8
+
+
+def test_what_to_expect_is_said_with_the_labels_it_takes():
+    result = Prescreen((measured(),), {}, {})
+    (said,), page = page_of(result).answers, page_of(result)
+    wanted = f"with 300 labels {number(layer_to_read(result.measured[0]).expected[300])}"
+    assert page.summary.rows[0][page.summary.columns.index("with more labels")] == wanted
+    assert f"Expected accuracy {wanted}, twice those at hand." in said

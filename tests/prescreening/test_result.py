@@ -101,8 +101,8 @@ def test_a_frame_has_a_row_a_layer(found):
     row = frame[(frame.model == "b") & (frame.data == "y") & (frame.layer == 2)].iloc[0]
     layer = found.of("b", "y").layers[2]
     assert (row.probe_r2, row.probe_r2_se) == (layer.probe_r2.value, layer.probe_r2.se)
-    assert (row.with_twice, row.with_twice_se) == layer.expected[2 * max(layer.curve)]
-    assert (row.with_four_times, row.with_four_times_se) == layer.expected[4 * max(layer.curve)]
+    assert (row.with_twice_the_texts, row.with_twice_the_texts_se) == layer.expected[300]
+    assert (row.with_four_times_the_texts, row.with_four_times_the_texts_se) == layer.expected[600]
     assert list(frame[frame.to_read].layer) == [found.best_layer(e.model, e.data) for e in found.measured]
 
 

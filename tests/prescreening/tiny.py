@@ -47,10 +47,12 @@ def texts(n: int = 120, **options) -> TextSet:
     return read_texts(rows(n), **options)
 
 
-def word_tokenizer(pad: str | None = "<pad>") -> PreTrainedTokenizerFast:
+def word_tokenizer(pad: str | None = "<pad>", also: list[str] | None = None) -> PreTrainedTokenizerFast:
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.train_from_iterator([" ".join(WORDS)], trainers.WordLevelTrainer(special_tokens=["<unk>", "<s>", "<pad>"]))
+    words.train_from_iterator(
+        [" ".join(WORDS + (also or []))], trainers.WordLevelTrainer(special_tokens=["<unk>", "<s>", "<pad>"])
+    )
     return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<s>", pad_token=pad)
 
 

@@ -42,7 +42,8 @@ def _noisy(sample, noise, generator):
 
 
 def _layer(index, sample, classes):
-    rows = sample.kept(len(sample.states))
+    n = len(sample.states)
+    rows = sample.kept(n)
     basis = torch.eye(sample.states.shape[1], dtype=torch.float64)
     found = held_out(sample.covariances(), sample.means, rows, basis, 3)
     curve = found.learning_curve
@@ -51,6 +52,7 @@ def _layer(index, sample, classes):
         layer=index,
         probe_r2=found.probe_r2,
         probe_accuracy=found.probe_accuracy if classes else None,
+        reads_nothing=found.reads_nothing,
         captured_r2=(found.captured_r2.value, found.captured_r2.se),
         principal_r2=(found.principal_r2.value, found.principal_r2.se),
         score=0.125 + index / 1000,
@@ -61,7 +63,8 @@ def _layer(index, sample, classes):
         h_score=1.5 if classes else None,
         log_me=-0.75,
         curve={size: (value, errors[size]) for size, value in values.items()},
-        expected={2 * max(values): (max(values.values()) + 0.01, 0.03), 4 * max(values): (0.7777, 0.05)},
+        expected={2 * n: (max(values.values()) + 0.01, 0.03), 4 * n: (0.7777, 0.05)},
+        groups=found.groups,
     )
 
 

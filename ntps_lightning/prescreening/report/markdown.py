@@ -16,7 +16,7 @@ def as_markdown(page: Page) -> str:
     if page.remarks:
         lines += ["", "## Remarks", "", *(f"- {_text(remark)}" for remark in page.remarks)]
     lines += ["", "## How to read it", "", *(f"- {_text(caveat)}" for caveat in page.caveats)]
-    for table in (*page.layers, page.settings, page.versions):
+    for table in (*page.layers, page.settings, page.passes, page.versions):
         lines += _table(table)
     return "\n".join([*lines, ""])
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ntps_lightning.prescreening.measured import LayerNumbers, Measured
+from ntps_lightning.prescreening.measured import LayerNumbers, Measured, Number
 from ntps_lightning.prescreening.ranking import Ranking, layer_to_read
-from ntps_lightning.prescreening.report.words import CAVEATS, answers, listed, number, spans, with_more
+from ntps_lightning.prescreening.report.words import CAVEATS, answers, labels_cell, listed, number, spans, with_twice
 from ntps_lightning.prescreening.result import Prescreen
 
 
@@ -42,6 +42,7 @@ class Page:
         remarks: what a reader should know of the data, the models and the numbers.
         caveats: how to read the numbers.
         settings: with which was measured.
+        passes: of each model over each data set, with what they took.
         versions: of packages.
 
     """
@@ -54,6 +55,7 @@ class Page:
     remarks: tuple[str, ...]
     caveats: tuple[str, ...]
     settings: Table
+    passes: Table
     versions: Table
 
 
@@ -69,6 +71,7 @@ def page_of(result: Prescreen) -> Page:
         remarks=tuple(_remarks(result)),
         caveats=CAVEATS,
         settings=_plain("Settings", "setting", result.settings.items()),
+        passes=_passes(result.measured),
         versions=_plain("Versions", "package", result.versions.items()),
     )
 
@@ -93,7 +96,7 @@ def _summary(result: Prescreen) -> Table:
         "R²",
         "texts",
         "to settle",
-        "with twice",
+        "with more labels",
     )
     by_data = [each for data in result.data for each in result.measured if each.data == data]
     rows = tuple(_pair(result, each, several) for each in by_data)
@@ -103,36 +106,41 @@ def _summary(result: Prescreen) -> Table:
 def _pair(result: Prescreen, measured: Measured, several: bool) -> tuple[str, ...]:
     ranking = result.rank_layers(measured.model, measured.data)
     layer = layer_to_read(measured)
-    accuracy = layer.probe_accuracy
-    twice = with_more(layer, 2)
     return (
         measured.data,
         *((measured.model,) if several else ()),
         str(layer.layer),
         spans([each.layer for each in ranking.ties]) if ranking.ties else "-",
-        "-" if accuracy is None else number((accuracy.value, accuracy.se)),
+        _or_dash(layer.accuracy),
         number((layer.probe_r2.value, layer.probe_r2.se)),
         f"{measured.num_samples:,}",
-        "-" if ranking.settled or ranking.labels_to_settle is None else f"{ranking.labels_to_settle:,}",
-        "-" if twice is None else f"{number(twice[1])} ({twice[0]:,})",
+        labels_cell(ranking),
+        with_twice(layer) or "-",
     )
 
 
 def _ranking(title: str, ranking: Ranking) -> Table:
-    by = "accuracy" if ranking.by == "probe_accuracy" else "R²"
+    # Of data sets accuracies have other chance levels.
+    classes = ranking.of == "models" and any(each.accuracy is not None for each in ranking.ranked)
     rows = tuple(
         (
             _span(each.ranks),
             each.name,
             str(each.layer),
             number((each.value, each.se)),
+            *((_or_dash(each.accuracy),) if classes else ()),
             number(each.behind) if each.behind[1] else "-",
             "yes" if each.may_be_best else "no",
         )
         for each in ranking.ranked
     )
     best = tuple(i for i, each in enumerate(ranking.ranked) if each.may_be_best)
-    return Table(title, ("rank", "name", "layer", by, "behind the first", "may be the best"), rows, best)
+    columns = ("rank", "name", "layer", "R²", *(("accuracy",) if classes else ()))
+    return Table(title, (*columns, "behind the first", "may be the best"), rows, best)
+
+
+def _or_dash(value: Number | None) -> str:
+    return "-" if value is None else number(value)
 
 
 def _span(ranks: tuple[int, int]) -> str:
@@ -150,10 +158,10 @@ def _layers(measured: Measured) -> Table:
 
 
 def _layer(layer: LayerNumbers) -> tuple[str, ...]:
-    accuracy, h_score = layer.probe_accuracy, layer.h_score
+    classes, h_score = layer.probe_accuracy is not None, layer.h_score
     return (
         str(layer.layer),
-        *(() if accuracy is None else (number((accuracy.value, accuracy.se)),)),
+        *((_or_dash(layer.accuracy),) if classes else ()),
         number((layer.probe_r2.value, layer.probe_r2.se)),
         number(layer.captured_r2),
         number(layer.principal_r2),
@@ -162,8 +170,8 @@ def _layer(layer: LayerNumbers) -> tuple[str, ...]:
         f"{layer.lift:.4f}",
         str(layer.k),
         f"{layer.rankme:.1f}",
-        *(() if accuracy is None else ("-" if h_score is None else f"{h_score:.3f}",)),
-        "-" if layer.log_me is None else f"{layer.log_me:.4f}",
+        *(("-" if h_score is None else f"{h_score:.3f}",) if classes else ()),
+        f"{layer.log_me:.4f}",
         "; ".join(layer.remarks) or "-",
     )
 
@@ -183,10 +191,25 @@ def _remarks(result: Prescreen) -> list[str]:
         for remark in result.rank_layers(each.model, each.data).remarks:
             found.setdefault(remark, []).append(where)
     for title, ranking in rankings_of(result):
-        # Of R² they are those of layers.
-        for remark in ranking.remarks if ranking.by == "probe_accuracy" else ():
+        for remark in ranking.remarks:
             found.setdefault(remark, []).append(title)
     return [*result.remarks, *(f"{listed(of)}: {remark}" for remark, of in found.items())]
+
+
+def _passes(measured: Sequence[Measured]) -> Table:
+    columns = ("model", "data", "texts", "read on", "dimensions", "seconds")
+    rows = tuple(
+        (
+            each.model,
+            each.data,
+            f"{each.num_samples:,}",
+            f"{each.num_kept:,}",
+            f"{each.hidden_size:,}",
+            f"{each.seconds:.1f}",
+        )
+        for each in measured
+    )
+    return Table("Passes", columns, rows)
 
 
 def _plain(title: str, what: str, items: Iterable[tuple[str, object]]) -> Table:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
+from ntps_lightning.figures.layers import Curve
 from ntps_lightning.prescreening.measured import Measured
 from ntps_lightning.prescreening.panels import panels
 from ntps_lightning.prescreening.ranking import Ranking, layer_to_read
 from ntps_lightning.prescreening.report.page import Page, Table, page_of, rankings_of
-from ntps_lightning.prescreening.report.svg import Interval, Series, interval_chart, line_chart
+from ntps_lightning.prescreening.report.svg import Interval, interval_chart, line_chart
 from ntps_lightning.prescreening.result import Prescreen
 
 # Characters from which on a cell is wrapped.
@@ -31,7 +32,7 @@ def as_html(result: Prescreen) -> str:
         _section("Remarks", f"<ul>{_items(page.remarks)}</ul>") if page.remarks else "",
         _section("How to read it", f'<ul class="muted">{_items(page.caveats)}</ul>'),
         _section("All layers", "".join(_folded(table, len(page.layers) == 1) for table in page.layers)),
-        *(_section(table.title, _table(table)) for table in (page.settings, page.versions)),
+        *(_section(table.title, _table(table)) for table in (page.settings, page.passes, page.versions)),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -76,12 +77,7 @@ def _cell(text: str) -> str:
 
 def _layer_charts(measured: Sequence[Measured]) -> Iterable[str]:
     for panel in panels(measured):
-        marks = [*panel.marked, *[None] * len(panel.curves)]
-        series = [
-            Series(curve.label, curve.points, i, marked=mark)
-            for i, (curve, mark) in enumerate(zip(panel.curves, marks, strict=False))
-        ]
-        yield line_chart(panel.title, series, "layer", "held-out R²")
+        yield line_chart(panel.title, panel.curves, "layer", "held-out R²")
 
 
 def _rankings(result: Prescreen, page: Page) -> Iterable[str]:
@@ -91,28 +87,27 @@ def _rankings(result: Prescreen, page: Page) -> Iterable[str]:
 
 
 def _ranking_chart(ranking: Ranking) -> str:
-    by = "held-out accuracy" if ranking.by == "probe_accuracy" else "held-out R²"
     rows = [
         Interval(each.name, each.value, each.se, f"{each.value:.3f} ± {each.se:.3f}", each.may_be_best)
         for each in ranking.ranked
     ]
-    return interval_chart(rows, by)
+    return interval_chart(rows, "held-out R²")
 
 
 def _learning_charts(result: Prescreen) -> Iterable[str]:
     for data in result.data:
         measured = [each for each in result.measured if each.data == data]
-        series = [line for i, each in enumerate(measured) for line in _learning(each, i, len(measured) > 1)]
-        if series:
+        curves = [line for i, each in enumerate(measured) for line in _learning(each, i, len(measured) > 1)]
+        if curves:
             classes = all(layer_to_read(each).probe_accuracy is not None for each in measured)
-            yield line_chart(data, series, "labels", "accuracy" if classes else "R²", log=True)
+            yield line_chart(data, curves, "labels", "accuracy" if classes else "R²", log=True)
 
 
-def _learning(measured: Measured, color: int, several: bool) -> Iterable[Series]:
+def _learning(measured: Measured, color: int, several: bool) -> Iterable[Curve]:
     layer = layer_to_read(measured)
     name = f"{measured.model}, " if several else ""
     if layer.curve:
-        yield Series(f"{name}layer {layer.layer}", layer.curve, color)
+        yield Curve(f"{name}layer {layer.layer}", layer.curve, color)
     if layer.expected:
         last = max(layer.curve)
-        yield Series(f"{name}expected", {last: layer.curve[last], **layer.expected}, color, dashed=True)
+        yield Curve(f"{name}expected", {last: layer.curve[last], **layer.expected}, color, dashed=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+
+from ntps_lightning.figures.layers import Curve
 
 _WIDTH, _HEIGHT = 360, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 10, 34
@@ -15,26 +17,6 @@ _COLORS = 6
 _LONGEST = 28
 # Standard errors either way.
 _BAND = 2
-
-
-@dataclass(frozen=True)
-class Series:
-    """A line of numbers with their standard errors.
-
-    Args:
-        label: for the legend.
-        points: by x.
-        color: index of its colour.
-        dashed: extrapolated.
-        marked: an x to mark.
-
-    """
-
-    label: str
-    points: Mapping[int, tuple[float, float]]
-    color: int
-    dashed: bool = False
-    marked: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,27 +30,27 @@ class Interval:
     strong: bool
 
 
-def line_chart(title: str, series: Sequence[Series], x_label: str, y_label: str, *, log: bool = False) -> str:
+def line_chart(title: str, curves: Sequence[Curve], x_label: str, y_label: str, *, log: bool = False) -> str:
     """Lines with bands of two standard errors, with a legend.
 
     Args:
         title: of the figure.
-        series: at least one, with points.
+        curves: at least one, with points.
         x_label: what x is.
         y_label: what y is.
         log: whether x is shown by its logarithm.
 
     """
-    xs = sorted({x for each in series for x in each.points})
-    ends = [v + sign * _BAND * se for each in series for v, se in each.points.values() for sign in (-1, 1)]
+    xs = sorted({x for each in curves for x in each.points})
+    ends = [v + sign * _BAND * se for each in curves for v, se in each.points.values() for sign in (-1, 1)]
     y_ticks = ticks(min(ends), max(ends))
     x_ticks = xs if log else [round(x) for x in ticks(xs[0], xs[-1], whole=True) if xs[0] <= x <= xs[-1]]
     scale: Callable[[float], float] = math.log if log else float
     x = _scale(scale(xs[0]), scale(xs[-1]), _LEFT + 6, _WIDTH - _RIGHT - 6)
     y = _scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
     parts = [_y_axis(y_ticks, y), _x_axis([(x(scale(tick)), _short(tick)) for tick in x_ticks], x_label)]
-    parts += [_series(each, lambda at: x(scale(at)), y) for each in series]
-    legend = f'<div class="legend">{"".join(map(_legend, series))}</div>'
+    parts += [_curve(each, lambda at: x(scale(at)), y) for each in curves]
+    legend = f'<div class="legend">{"".join(map(_legend, curves))}</div>'
     return _figure(title, f"{y_label}, bands are ± {_BAND} standard errors", _svg(_HEIGHT, title, parts), legend)
 
 
@@ -116,9 +98,9 @@ def _figure(title: str, note: str, svg: str, legend: str) -> str:
     return f"<figure>{head}{svg}{legend}</figure>"
 
 
-def _legend(series: Series) -> str:
-    kind = " dashed" if series.dashed else ""
-    return f'<span class="key c{series.color % _COLORS}{kind}">{escape(series.label)}</span>'
+def _legend(curve: Curve) -> str:
+    kind = " dashed" if curve.dashed else ""
+    return f'<span class="key c{curve.color % _COLORS}{kind}">{escape(curve.label)}</span>'
 
 
 def _y_axis(values: Sequence[float], y: Callable[[float], float]) -> str:
@@ -137,24 +119,24 @@ def _x_axis(marks: Sequence[tuple[float, str]], label: str, height: float = _HEI
     return "".join([*(grid if lines else ()), *texts, middle])
 
 
-def _series(series: Series, x: Callable[[float], float], y: Callable[[float], float]) -> str:
-    points = sorted(series.points.items())
+def _curve(curve: Curve, x: Callable[[float], float], y: Callable[[float], float]) -> str:
+    points = sorted(curve.points.items())
     upper = [(x(at), y(value + _BAND * se)) for at, (value, se) in points]
     lower = [(x(at), y(value - _BAND * se)) for at, (value, se) in points]
-    kind = f"c{series.color % _COLORS}"
+    kind = f"c{curve.color % _COLORS}"
     band = f'<polygon class="band {kind}" points="{_path([*upper, *lower[::-1]])}"/>'
-    line = f'<polyline class="line {kind}{" dashed" if series.dashed else ""}" points="'
+    line = f'<polyline class="line {kind}{" dashed" if curve.dashed else ""}" points="'
     line += f'{_path([(x(at), y(value)) for at, (value, _) in points])}"/>'
-    dots = "".join(_dot(series, at, number, x, y) for at, number in points)
+    dots = "".join(_dot(curve, at, number, x, y) for at, number in points)
     return band + line + dots
 
 
 def _dot(
-    series: Series, at: int, number: tuple[float, float], x: Callable[[float], float], y: Callable[[float], float]
+    curve: Curve, at: int, number: tuple[float, float], x: Callable[[float], float], y: Callable[[float], float]
 ) -> str:
-    said = escape(f"{series.label}, {at}: {number[0]:.3f} ± {number[1]:.3f}")
-    size = 5 if at == series.marked else 2
-    kind = f"dot c{series.color % _COLORS}"
+    said = escape(f"{curve.label}, {at}: {number[0]:.3f} ± {number[1]:.3f}")
+    size = 5 if at == curve.marked else 2
+    kind = f"dot c{curve.color % _COLORS}"
     return f'<circle class="{kind}" cx="{x(at):.1f}" cy="{y(number[0]):.1f}" r="{size}"><title>{said}</title></circle>'
 
 

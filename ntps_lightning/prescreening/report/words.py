@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ntps_lightning.prescreening.measured import LayerNumbers, Measured, Number
-from ntps_lightning.prescreening.ranking import Ranking, layer_to_read
+from ntps_lightning.prescreening.ranking import KEPT, Ranking, layer_to_read
 from ntps_lightning.prescreening.result import Prescreen
 
 # Labels that nobody makes.
@@ -14,12 +14,13 @@ _MANY = 1_000_000
 _MOST_LINES = 8
 
 CAVEATS = (
-    "± is one standard error. Numbers are held out: of a linear probe on the model as it is, read on texts that it was "
-    "not fitted on.",
-    "What may be the best, and ranks, are at 95%. Labels to settle it would tell the first from the second if their "
-    "difference is as seen here; it is uncertain itself, so take it as an order of magnitude.",
-    "With twice: accuracy (R² without classes) of a probe that is fitted on twice the labels of the largest fit seen, "
-    "how many that is in brackets.",
+    "± is one standard error. Accuracy and R² are held out: of a linear probe on the model as it is, read on texts "
+    "that it was not fitted on. Score, null, lift, RankMe, H-score and LogME are of all texts, and not held out.",
+    "What may be the best, and ranks, are at 95%. Labels to settle it would tell the first from the second, at "
+    "95% in four of five samples, if their difference is as seen here; it is uncertain itself, so take it as an order "
+    "of magnitude.",
+    "With more labels: accuracy (R² without classes) of a probe that is fitted on twice the labels at hand, "
+    "extrapolated from fits on fewer of them; nothing is said where that is more than four times the largest fit.",
     "Nothing here foretells what LoRA gains: there is no evidence yet that any number of the base model does. The "
     "paper (arXiv 2505.17169) reports negative rank correlations of its score with that gain within a model: a low "
     "score, a high gain.",
@@ -64,15 +65,15 @@ def spans(layers: Sequence[int]) -> str:
 def accuracy_and_r2(layer: LayerNumbers) -> str:
     """What the probe reads at a layer."""
     r2 = f"R² {number((layer.probe_r2.value, layer.probe_r2.se))}"
-    if layer.probe_accuracy is None:
-        return r2
-    return f"accuracy {number((layer.probe_accuracy.value, layer.probe_accuracy.se))}, {r2}"
+    return r2 if layer.accuracy is None else f"accuracy {number(layer.accuracy)}, {r2}"
 
 
-def with_more(layer: LayerNumbers, times: int) -> tuple[int, Number] | None:
-    """So many times the labels of the largest fit, and what to expect with them; ``None`` where it is not known."""
-    labels = times * max(layer.curve, default=0)
-    return (labels, layer.expected[labels]) if labels in layer.expected else None
+def with_twice(layer: LayerNumbers) -> str:
+    """With how many labels to expect what; empty where it is not known."""
+    if not layer.expected:
+        return ""
+    labels = min(layer.expected)
+    return f"with {labels:,} labels {number(layer.expected[labels])}"
 
 
 def to_settle(ranking: Ranking) -> str:
@@ -80,15 +81,26 @@ def to_settle(ranking: Ranking) -> str:
     if len(ranking.ranked) < 2 or ranking.settled:
         return ""
     first, second = (each.name for each in ranking.ranked[:2])
-    if ranking.labels_to_settle is None:
+    difference, se = ranking.ranked[1].behind
+    if se == 0:
         return f"No number of labels tells {first} from {second}: they read the same."
+    if difference == 0 or ranking.labels_to_settle is None:
+        return f"{first} and {second} have the same number here, ± {se:.3f}: what would tell them apart is not known."
     if ranking.labels_to_settle <= ranking.labels:
         return f"By themselves {first} and {second} can be told apart already; all {len(ranking.ranked)} together not."
     labels = f"about {ranking.labels_to_settle:,}" if ranking.labels_to_settle < _MANY else "more than a million"
+    kept = f", and no more than {KEPT:,} texts of a set are read" if ranking.beyond_kept else ""
     return (
-        f"To tell {first} from {second} would take {labels} labels to read on (here {ranking.labels:,}), if their"
-        " difference is as seen."
+        f"To tell {first} from {second} in four of five samples would take {labels} labels to read on (here"
+        f" {ranking.labels:,}), if their difference is as seen{kept}."
     )
+
+
+def labels_cell(ranking: Ranking) -> str:
+    """How many labels would settle it, for a table: a dash where it is settled, not known, or no more than are read."""
+    if ranking.settled or ranking.labels_to_settle is None or ranking.labels_to_settle <= ranking.labels:
+        return "-"
+    return f"{ranking.labels_to_settle:,}"
 
 
 def _layer(result: Prescreen, measured: Measured) -> str:
@@ -106,15 +118,8 @@ def _layer(result: Prescreen, measured: Measured) -> str:
 
 
 def _expected(layer: LayerNumbers) -> str:
-    twice = with_more(layer, 2)
-    if twice is None:
-        return ""
-    largest = max(layer.curve)
     what = "R²" if layer.probe_accuracy is None else "accuracy"
-    return (
-        f"A probe fitted on {largest:,} labels reads {what} {number(layer.curve[largest])}; with twice as many,"
-        f" {twice[0]:,}, expect {number(twice[1])}."
-    )
+    return f"Expected {what} {with_twice(layer)}, twice those at hand." if layer.expected else ""
 
 
 def _models(result: Prescreen, data: str) -> str:
@@ -122,17 +127,18 @@ def _models(result: Prescreen, data: str) -> str:
 
 
 def _data(result: Prescreen, model: str) -> str:
-    return _ahead(result.rank_data(model), f"Data sets for {model}, by R²", "data sets")
+    return _ahead(result.rank_data(model), f"Data sets for {model}", "data sets")
 
 
 def _ahead(ranking: Ranking, what: str, kind: str) -> str:
     if len(ranking.ranked) < 2:
         return ""
     first = ranking.ranked[0]
-    by = "accuracy" if ranking.by == "probe_accuracy" else "R²"
     ties = [each.name for each in ranking.ties]
     may_be = (
         f"{listed(ties)} may be as good." if ties else f"No other of the {len(ranking.ranked)} {kind} may be as good."
     )
-    read = f"{what}: {first.name} is ahead, {by} {number((first.value, first.se))} at layer {first.layer}."
+    # Of data sets accuracies have other chance levels.
+    accuracy = f", accuracy {number(first.accuracy)}" if ranking.of == "models" and first.accuracy else ""
+    read = f"{what}: {first.name} is ahead, R² {number((first.value, first.se))}{accuracy} at layer {first.layer}."
     return " ".join(filter(None, [read, may_be, to_settle(ranking)]))
