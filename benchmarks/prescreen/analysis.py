@@ -101,7 +101,7 @@ class Verdict:
         settled: whether it says that one is best.
         right: whether the first reads the test texts at least as well.
         difference: the first's test accuracy less the second's.
-        covered: whether that lies in the 95% interval of the lead that was said, with the test's own error.
+        covered: whether that lies in the 95% interval of the lead in accuracy that was said, with the test's own error.
 
     """
 

@@ -33,14 +33,20 @@ def numbers(layer) -> dict[str, float]:
 
 
 def choice(data: str, measured: int, tested: int) -> dict:
-    """Models in order, the first's lead with its paired standard error, and whether that settles it; what was measured
-    for the rows of layers is not measured again."""
+    """Models in order, the first's lead in accuracy with its paired standard error, and whether the order is settled;
+    what was measured for the rows of layers is not measured again."""
     pairs = split(data, measured, tested).measured
-    ranking = prescreen({model: FOLDERS[model]() for model in MODELS}, {data: pairs}, **OPTIONS).rank_models(data)
-    first, second = ranking.ranked
+    result = prescreen({model: FOLDERS[model]() for model in MODELS}, {data: pairs}, **OPTIONS)
+    ranking = result.rank_models(data)
     names = ("name", "layer", "value", "se", "flatters")
-    ranked = [{name: getattr(each, name) for name in names} for each in (first, second)]
-    return {"ranked": ranked, "lead": second.behind[0], "lead_se": second.behind[1], "settled": ranking.settled}
+    ranked = [{name: getattr(each, name) for name in names} for each in ranking.ranked]
+    accuracies = [_accuracy(result.of(each.name, data), each.layer) for each in ranking.ranked]
+    lead = accuracies[0].minus(accuracies[1])
+    return {"ranked": ranked, "lead": lead.value, "lead_se": lead.se, "settled": ranking.settled}
+
+
+def _accuracy(measured, index: int):
+    return next(layer.probe_accuracy for layer in measured.layers if layer.layer == index)
 
 
 def cost(model: str, data: str, n: int, texts_a_call: int | None) -> dict:

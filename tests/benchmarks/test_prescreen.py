@@ -176,10 +176,10 @@ def test_rows_of_layers_have_what_is_asked_of_them(world):
         assert test["num_classes"] == 3
         assert max(layer["accuracy"] for layer in row["test"].values()) > 0.5
     choice = ours.choice(**world)
-    first = choice["ranked"][0]
-    own = {row["model"]: row["ours"] for row in rows}[first["name"]]
-    assert first["value"] == pytest.approx(own[str(first["layer"])]["probe_accuracy"])
-    assert choice["lead"] >= 0
+    own = {row["model"]: row["ours"] for row in rows}
+    first, second = (own[each["name"]][str(each["layer"])] for each in choice["ranked"])
+    assert choice["ranked"][0]["value"] == pytest.approx(first["probe_r2"])
+    assert choice["lead"] == pytest.approx(first["probe_accuracy"] - second["probe_accuracy"])
     report.layer_tables(rows)
     report.choice_tables(rows, [json.loads(json.dumps(choice)) | {"data": "bbc"}])
 

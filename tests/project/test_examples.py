@@ -138,7 +138,7 @@ def test_prescreening_tells_what_it_saw_and_where_the_report_is(files, monkeypat
     for _ in range(2):
         prescreen.main()
         said = capsys.readouterr().out
-        assert "Data sets for SmolLM2-135M-Instruct, by R²:" in said
+        assert "- Data sets for SmolLM2-135M-Instruct: " in said
         assert f"The report: {output / 'report.html'}" in said
         assert f"ntps prescreen --model {files / 'model'} --data yours.csv" in said
         assert len(list((output / "measured").glob("*.json"))) == 2
