@@ -221,7 +221,7 @@ def test_a_meter_tells_parts_apart():
     assert found["seconds"]["gathering"] == pytest.approx(0.05, abs=0.03)
     assert found["seconds"]["estimation"] == pytest.approx(0.2, abs=0.05)
     assert found["seconds"]["model"] > 0
-    assert found["peak_bytes"] >= 2**26
+    assert found["peak_bytes"] > 0.9 * 2**26  # pages that were free before are not seen
 
 
 def test_what_has_a_row_is_not_measured_again(tmp_path, monkeypatch):
