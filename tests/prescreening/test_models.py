@@ -174,7 +174,9 @@ def test_weights_that_are_not_there_are_not_made_up(folder, tmp_path):
     adapters = adapters_folder(tmp_path / "adapters", folder)
     renamed_weights(folder, lambda name: f"_orig_mod.{name}")
     for source in (folder, adapters):
-        with pytest.raises(SetupError, match=r"weights of LlamaForCausalLM, such as model.*; it has (model\.)?_orig_mod"):
+        with pytest.raises(
+            SetupError, match=r"weights of LlamaForCausalLM, such as model.*; it has (model\.)?_orig_mod"
+        ):
             find_model(source).load(CPU)
 
 
