@@ -119,6 +119,7 @@ import os, signal
 from ntps_lightning.command.main import main
 from ntps_lightning.prescreening.cache import Cache
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have what runs in the background ignore it
 write = Cache.write
 
 def then_stop(*given):
