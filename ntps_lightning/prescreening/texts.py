@@ -186,7 +186,7 @@ def _is_visible(text: str) -> bool:
 
 
 def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= char <= "\udfff" for char in text) if not text.isascii() else True
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _chosen(rows: list[Row], limit: int | None, seed: int, remarks: list[str]) -> list[Row]:
