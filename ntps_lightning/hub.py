@@ -7,8 +7,6 @@ import socket
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-_LONGEST = 200
-
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -30,12 +28,3 @@ def _is_known(host: str) -> bool:
         return bool(socket.getaddrinfo(host, None))
     except OSError:
         return False
-
-
-def first_line(error: Exception) -> str:
-    """What it says, for a message that is one line; one that is long ends at a word."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if len(line) <= _LONGEST:
-        return line
-    cut = line[:_LONGEST]
-    return f"{cut.rpartition(' ')[0] or cut} …"

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ntps_lightning.hub import HUB_ID, first_line, why_unreachable
+from ntps_lightning.errors import first_line
+from ntps_lightning.hub import HUB_ID, why_unreachable
 
 # Files of a folder that an error names.
 _SHOWN = 5

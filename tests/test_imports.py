@@ -98,7 +98,7 @@ BELOW = {
         "watch",
     },
     "hub": set(),
-    "model_files": {"hub"},
+    "model_files": {"errors", "hub"},
     "adapters": {"model_files", "capture"},
     "prescreening": {
         "errors",

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ntps_lightning.hub import first_line
+from ntps_lightning.errors import first_line
 from ntps_lightning.prescreening.measured import Measured
 from ntps_lightning.prescreening.state import measured_of, plain
 

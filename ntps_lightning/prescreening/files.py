@@ -10,8 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ntps_lightning.errors import SetupError
-from ntps_lightning.hub import first_line
+from ntps_lightning.errors import SetupError, first_line
 from ntps_lightning.prescreening.columns import Columns, Row, import_late
 
 

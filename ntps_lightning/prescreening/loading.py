@@ -12,8 +12,7 @@ import transformers
 from torch import nn
 
 from ntps_lightning.capture.backbone import find_backbone
-from ntps_lightning.errors import SetupError
-from ntps_lightning.hub import first_line
+from ntps_lightning.errors import SetupError, first_line
 from ntps_lightning.model_files import read_json
 
 # The class that adapters were trained in, by what PEFT calls their task.

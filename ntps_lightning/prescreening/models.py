@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ntps_lightning.adapters import base_of
-from ntps_lightning.errors import SetupError
-from ntps_lightning.hub import HUB_ID, first_line, why_unreachable
+from ntps_lightning.errors import SetupError, first_line
+from ntps_lightning.hub import HUB_ID, why_unreachable
 from ntps_lightning.model_files import NoModelError, read_json
 from ntps_lightning.prescreening.content import folder_id, has_weights, module_id, wanted_files
 from ntps_lightning.prescreening.loading import (

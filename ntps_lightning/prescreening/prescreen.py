@@ -15,8 +15,7 @@ from torchmetrics.utilities import rank_zero_warn
 
 from ntps_lightning.capture.backbone import Layers
 from ntps_lightning.distributed import from_first_rank, rank_and_world_size, together
-from ntps_lightning.errors import SetupError
-from ntps_lightning.hub import first_line
+from ntps_lightning.errors import SetupError, first_line
 from ntps_lightning.prescreening.cache import Cache, Key, default_folder, renamed
 from ntps_lightning.prescreening.devices import check_dtype, read_device
 from ntps_lightning.prescreening.forward import measure_layers

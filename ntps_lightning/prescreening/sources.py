@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ntps_lightning.errors import SetupError
-from ntps_lightning.hub import HUB_ID, first_line, why_unreachable
+from ntps_lightning.errors import SetupError, first_line
+from ntps_lightning.hub import HUB_ID, why_unreachable
 from ntps_lightning.prescreening.columns import Columns, Row, import_late
 from ntps_lightning.prescreening.files import is_file_name, read_file, read_folder
 from ntps_lightning.side_set.taking import take

@@ -12,8 +12,7 @@ import torch
 from tokenizers import normalizers
 
 from ntps_lightning import prescreen
-from ntps_lightning.errors import SetupError
-from ntps_lightning.hub import first_line
+from ntps_lightning.errors import SetupError, first_line
 from ntps_lightning.prescreening.forward import measure_layers
 from ntps_lightning.prescreening.result import Prescreen
 from tests.prescreening.tiny import (
