@@ -22,8 +22,8 @@ class Rows:
         """Keep a row."""
         line = json.dumps({"name": name, **rounded(row)}, separators=(",", ":"))
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a") as file:
-            print(line, file=file)
+        with self._file.open("ab", buffering=0) as file:  # at once: another process may add rows
+            file.write(f"{line}\n".encode())
         self.all[name] = json.loads(line)
 
 

@@ -6,6 +6,7 @@ python -m benchmarks.study --smoke    # two small runs, in minutes, reported in 
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import asdict, replace
@@ -47,8 +48,9 @@ def cached(path: Path, make):
         path.parent.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
         result = make()
-        torch.save(result, path.with_suffix(".partial"))
-        path.with_suffix(".partial").rename(path)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        torch.save(result, partial)
+        partial.rename(path)
         print(f"{path.name}: {time.perf_counter() - started:.0f} s", flush=True)
     return torch.load(path, weights_only=False)
 

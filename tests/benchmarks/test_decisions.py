@@ -7,6 +7,7 @@ import ast
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.linear_model import Ridge
 
 from benchmarks.decisions import measures, settings
@@ -21,8 +22,10 @@ from benchmarks.decisions.analysis import (
     order,
     samples,
     stop,
+    verdicts,
 )
 from benchmarks.decisions.analysis.findings import findings
+from benchmarks.decisions.analysis.whole import whole
 from benchmarks.decisions.report import figures, tables
 from benchmarks.decisions.windows import training_labels
 from tests.support import ROOT
@@ -106,6 +109,11 @@ def test_bad_evaluations_are_those_that_fell():
     assert alarm.bad(run).tolist() == [False, False, True, False]
 
 
+def test_a_fall_of_exactly_two_points_is_bad():
+    accuracies = [round(a / 1800, 5) for a in (0, 1200, 1164, 1165, 1163)]
+    assert alarm.bad({"stages": [{"test_accuracy": a} for a in accuracies]}).tolist() == [True, False, True]
+
+
 def test_drops_are_paired_and_count_from_where_they_are_told():
     numbers = [0.5, 0.3, 0.4, 0.2]
     run = {
@@ -168,6 +176,51 @@ def test_intervals_are_over_the_confirmatory_sets_alone(monkeypatch):
     assert found.value - found.low == pytest.approx(1.96 * error, rel=0.1)
 
 
+def test_what_cannot_be_told_is_said_to_be_undefined():
+    undefined = intervals.over_sets(lambda names: np.nan, settings.CONFIRMATORY)
+    assert str(undefined) == "undefined"
+    one = settings.CONFIRMATORY[0]
+    rare = intervals.over_sets(lambda names: 1.0 if one in names else np.nan, settings.CONFIRMATORY)
+    assert rare.value == 1
+    assert np.isnan(rare.low)
+    few = intervals.mean_over_sets({one: [0.5]})
+    assert str(few) == "0.500 (1 sets)"
+    assert np.isnan(few.low)
+
+
+def test_limits_by_students_t_are_those_of_scipy():
+    values = np.arange(9.0) ** 2
+    found = intervals.mean_over_sets({name: [v] for name, v in zip(settings.CONFIRMATORY, values, strict=True)})
+    expected = stats.t.interval(0.95, 8, values.mean(), values.std(ddof=1) / 3)
+    assert found.t == pytest.approx(expected)
+
+
+def test_what_exploratory_sets_say_does_not_change_with_other_rows(rows):
+    exploratory = [row for row in rows if row["run"]["data"] in settings.EXPLORATORY]
+    alone, with_others = findings([], exploratory, []), findings([], rows, [])
+    for chapter in ("stop", "alarm", "clock"):
+        for name, row in alone[chapter].items():
+            for column in (column for column in row if column != "threshold of all sets"):
+                assert row[column].exploratory == with_others[chapter][name][column].exploratory
+
+
+def test_sets_whose_runs_hardly_differ_count_for_little_in_the_pooled_share(runs):
+    flat = {
+        data: [
+            run | {"stages": [s | {"test_accuracy": 0.5 + 1e-6 * at} for at, s in enumerate(run["stages"])]}
+            if data == "bbc"
+            else run
+            for run in of_set
+        ]
+        for data, of_set in runs.items()
+    }
+    flat["bbc"][0]["stages"][3]["test_accuracy"] += 1e-3
+    found = clock.decide(flat)["probe_r2"]
+    assert clock.explained(flat, "probe_r2", "accuracy")["bbc"][0] < -5
+    assert found["test accuracy"].value < 0.5
+    assert found["test accuracy, all sets pooled"].value > 0.8
+
+
 def test_the_manipulation_check_sees_who_fell(rows):
     found = course.check(rows)
     assert found["40% wrong"]["best minus last"].low > 0.03
@@ -178,7 +231,7 @@ def fake_base(model, data, rng):
     good = rng.normal(0.3, 0.1, 5)
     layers = {
         str(number): {name: [float(good[at]), 0.01] for name in ("probe_r2", "probe_accuracy")}
-        | {name: [float(-good[at]), 0.01] for name in ("captured_r2", "principal_r2")}
+        | {name: [float(-good[at]), 0.01] for name in ("captured_r2", "captured", "principal_r2")}
         | dict.fromkeys(("score", "lift", "captured_in_sample", "in_sample_r2", "rankme"), 0.5)
         | {"test": {"r2": float(good[at]), "accuracy": float(good[at])}}
         for at, number in enumerate((0, 1, 2, 3, -1))
@@ -192,6 +245,7 @@ def fake_base(model, data, rng):
     draw = lambda: {size: [0.5 + float(rng.normal(0, 0.02)), 0.02] for size in truth}  # noqa: E731
     counts = {"truth": truth, "predicted": [{what: draw() for what in ("r2", "accuracy")} for _ in range(4)]}
     return {
+        "name": f"{model}-{data}",
         "base": {"model": model, "data": data},
         "layers": layers,
         "order": {"-1": curve, "2": curve},
@@ -237,7 +291,19 @@ def fake_many(data, signal):
             sees = cut in ("5", "10", "all")
             cuts[cut] = {"score": 0.01 + signal * at * sees, "drawn": [0.01, 0.001], "probe_r2": [0.1 * at, 0.01]}
         stages.append({"cuts": cuts})
-    return {"run": {"data": data}, "scale": {"val": 10_000}, "stages": stages}
+    return {"name": settings.Run(data).name, "run": {"data": data}, "scale": {"val": 10_000}, "stages": stages}
+
+
+def test_to_rise_and_to_clear_is_asked_of_the_same_sets():
+    many = [fake_many(data, 0.002) for data in settings.LARGE]
+    found = samples.decide(many, 576)
+    assert samples.holds(found["10"])["both"] == 5
+    one, other = settings.LARGE[:2]
+    found["10"][one] |= {"rise": -1.0}
+    assert samples.holds(found["10"])["passes"]
+    found["10"][other] |= {"distance after": 2.9}
+    assert not samples.holds(found["10"])["passes"]
+    assert not samples.holds(dict(list(found["5"].items())[:3]))["passes"]
 
 
 def test_enough_samples_are_those_from_which_on_all_pass():
@@ -258,7 +324,41 @@ def test_everything_is_written(bases, rows, tmp_path):
     assert chapters["samples"].splitlines()[4].endswith("| yes |")
     figures.write(found, bases, rows, tmp_path)
     names = {path.stem for path in tmp_path.iterdir()}
-    assert names == {"course", "stop", "alarm", "clock", "layers", "labels", "order", "samples"}
+    of_layers = {"layers", "layer_smollm2", "layer_gemma3"}
+    assert names == {"course", "stop", "alarm", "clock", "labels", "order", "samples"} | of_layers
+
+
+def test_what_was_named_passes_where_its_interval_clears_the_bar(bases, rows):
+    many = [fake_many(data, 0.002) for data in settings.LARGE]
+    said = findings(bases, rows, many)["verdicts"]
+    passed = {(each.decision, each.measure): each.passes for each in said}
+    assert passed["layer", "smollm2: test r2, minus the last layer"]
+    assert passed["labels", "gemma3: accuracy, 800 labels, intervals that hold"]
+    assert passed["enough samples", "follows, rises and clears its null"]
+    assert not passed["alarm", "balanced accuracy"]  # all that is held out but probe_r2 knows nothing here
+    assert not passed["stop", "test accuracy minus best fixed epoch"]
+    (ordered,) = (each for each in said if each.measure.startswith("smollm2, last layer"))
+    assert (ordered.found, ordered.passes) == ("at k = 1", True)
+
+
+def test_a_bar_is_cleared_by_the_lower_limit():
+    sides = {"minus validation accuracy": (-0.010, -0.014), "minus best fixed epoch": (0.010, -0.001)}
+    row = {side: intervals.Interval(value, low, 1.0, 0.0) for side, (value, low) in sides.items()}
+    assert [each.passes for each in verdicts._stop({verdicts.STOP: row})] == [True, False]
+    for value, low, passes in ((0.66, 0.51, True), (0.64, 0.6, False), (0.7, 0.49, False)):
+        row = {"balanced accuracy": intervals.Interval(value, low, 1.0, 0.0)}
+        assert verdicts._alarm({verdicts.ALARM: row})[0].passes == passes
+
+
+def test_nothing_of_the_confirmatory_sets_is_looked_at_before_all_is_there(bases, rows):
+    many = [fake_many(data, 0.002) for data in settings.LARGE]
+    assert whole(bases, rows, many) == (bases, rows, many)
+    short = whole(bases[:-1], rows[:-1], many[:-1])
+    assert {base["base"]["data"] for base in short[0] if base["base"]["model"] == "gemma3"} == set(settings.EXPLORATORY)
+    assert {run["run"]["data"] for run in short[1]} == set(settings.EXPLORATORY)
+    assert short[2] == []
+    assert {each.decision for each in findings(*short)["verdicts"]} == {"layer", "labels", "order"}
+    assert "exploratory sets alone" in tables.chapters(findings(*short))["stop"]
 
 
 def test_so_many_training_labels_are_wrong_and_each_is_another_class():

@@ -8,6 +8,7 @@ CANDIDATES = (
     "probe_r2",
     "probe_accuracy",
     "captured_r2",
+    "captured",
     "principal_r2",
     "score",
     "lift",
@@ -36,7 +37,7 @@ def ordered(base: dict) -> list[dict]:
 
 def picks(base: dict) -> dict[str, int]:
     """The layer that each candidate picks."""
-    return {name: int(layer_values(base, name).argmax()) for name in CANDIDATES} | {"the last layer": -1}
+    return {name: int(numpy.nanargmax(layer_values(base, name))) for name in CANDIDATES} | {"the last layer": -1}
 
 
 def decide(bases: list[dict]) -> dict[str, dict]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy
 
-from benchmarks.decisions.analysis import course, labels, layer, samples
+from benchmarks.decisions.analysis import course, labels, layer, samples, verdicts
 from benchmarks.decisions.analysis.candidates import OURS, series, shown, truth
 from benchmarks.decisions.settings import CONFIRMATORY
 
@@ -16,6 +16,59 @@ import matplotlib.pyplot as plt
 plt.rcParams |= {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 130}
 COLORS = {"0% wrong": "#2e8b57", "20% wrong": "#e08e0b", "40% wrong": "#c1272d", "shuffled": "#888888"}
 OURS_COLOR, OTHERS_COLOR = "#1f5fa8", "#888888"
+PRINCIPAL_COLOR = "#c1272d"
+SIZE_COLORS = {400: OURS_COLOR, 800: PRINCIPAL_COLOR}
+MARKS = {"smollm2": "o", "gemma3": "^"}
+COMPARED = {"minus bag_r2": "directions without order", "minus principal_r2": "principal components"}
+MODEL_NAMES = {"smollm2": "SmolLM2-135M", "gemma3": "Gemma 3 270M"}
+COURSE = {
+    "test accuracy, finetuned head": "",
+    "probe R², change": "probe_r2",
+    "captured R², change": "captured_r2",
+    "principal R², change": "principal_r2",
+    "probe accuracy, change": "probe_accuracy",
+    "captured in-sample, change": "captured_in_sample",
+    "score, change": "score",
+    "RankMe, relative change": "rankme",
+}
+# By chapter: columns with their captions and bars, and who was named.
+DOTS = {
+    "stop": {
+        "columns": {
+            "minus validation accuracy": (
+                "test accuracy where it stops, minus where\nvalidation accuracy does",
+                -0.015,
+            ),
+            "minus best fixed epoch": ("minus that at the epoch that is best\non other sets", 0.0),
+        },
+        "named": verdicts.STOP,
+    },
+    "alarm": {
+        "columns": {
+            "balanced accuracy": ("balanced accuracy", 0.65),
+            "found": ("bad evaluations that were found", None),
+            "silent where fine": ("fine ones where it was silent", None),
+        },
+        "named": verdicts.ALARM,
+    },
+    "clock": {
+        "columns": {
+            "test accuracy": ("variance explained beyond the clock,\nof test accuracy", 0.0),
+            "test R² of the probe": ("of the probe's R² on test windows", 0.0),
+        },
+        "named": verdicts.CLOCK,
+    },
+}
+LAYER_DOTS = {
+    "columns": {
+        "test r2, minus the last layer": (
+            "R² on test windows where it picks the layer,\nminus that of the last one",
+            0.0,
+        ),
+        "test r2, minus the best layer": ("minus that of the best one", None),
+    },
+    "named": verdicts.LAYER,
+}
 
 
 def write(found: dict, bases: list[dict], runs: list[dict], folder: Path) -> None:
@@ -25,13 +78,12 @@ def write(found: dict, bases: list[dict], runs: list[dict], folder: Path) -> Non
     runs = [run for run in runs if run["run"]["data"] in CONFIRMATORY]
     if runs and "stop" in found:
         _save(course_of(runs), folder / "course.png")
-        columns = ("minus validation accuracy", "minus best fixed epoch")
-        _save(dots(found["stop"], columns, "test accuracy, ", 0), folder / "stop.png")
-        _save(dots(found["alarm"], ("balanced accuracy", "found", "silent where fine"), "", 0.5), folder / "alarm.png")
-        columns = ("test accuracy", "test R² of the probe")
-        _save(dots(found["clock"], columns, "variance explained beyond the clock: ", 0), folder / "clock.png")
+        for name, drawn in DOTS.items():
+            _save(dots(found[name], **drawn), folder / f"{name}.png")
     if bases:
         _save(layers(bases), folder / "layers.png")
+        for model in dict.fromkeys(base["base"]["model"] for base in bases):
+            _save(dots(found[f"layer, {model}"], **LAYER_DOTS), folder / f"layer_{model}.png")
         _save(label_counts(bases), folder / "labels.png")
         _save(order({name: rows for name, rows in found.items() if name.startswith("order")}), folder / "order.png")
     if "samples" in found:
@@ -45,42 +97,48 @@ def _save(figure, path: Path) -> None:
 
 
 def course_of(runs: list[dict]):
-    """Numbers over epochs relative to the baseline, means over sets, by how many training labels are wrong."""
-    reads = {
-        "test accuracy, finetuned head": truth,
-        "probe R² held out": lambda run: series(run, "probe_r2") - series(run, "probe_r2")[0],
-        "captured R² held out": lambda run: series(run, "captured_r2") - series(run, "captured_r2")[0],
-        "captured, in-sample": lambda run: series(run, "captured_in_sample") - series(run, "captured_in_sample")[0],
-        "score": lambda run: series(run, "score") - series(run, "score")[0],
-    }
-    figure, axes = plt.subplots(1, len(reads), figsize=(2.6 * len(reads), 2.4))
+    """Numbers over epochs, ours relative to the baseline; means over sets, by how many training labels are wrong.
+    Accuracy of the shuffled is of other sets, and left out.
+    """
+    figure, axes = plt.subplots(2, len(COURSE) // 2, figsize=(2.5 * len(COURSE) // 2, 4.4), sharex=True)
     epochs = [stage["epoch"] for stage in runs[0]["stages"]]
-    for axis, (title, read) in zip(axes, reads.items(), strict=True):
-        first = 1 if read is truth else 0
-        for name, of_group in course.groups(runs).items():
-            if any(of_group.values()):
-                means = [numpy.mean([read(run) for run in of_set], 0) for of_set in of_group.values() if of_set]
-                axis.plot(epochs[first:], numpy.mean(means, 0)[first:], marker=".", color=COLORS[name], label=name)
-        axis.set_title(title if first else f"{title}, change", fontsize=8)
-        axis.set_xlabel("epoch")
-        if not first:
+    for axis, (title, name) in zip(axes.flat, COURSE.items(), strict=True):
+        first = 0 if name else 1
+        for group, of_group in course.groups(runs).items():
+            if any(of_group.values()) and (name or group != "shuffled"):
+                means = [numpy.mean([_course(run, name) for run in each], 0) for each in of_group.values() if each]
+                axis.plot(epochs[first:], numpy.mean(means, 0)[first:], marker=".", color=COLORS[group], label=group)
+        axis.set_title(title, fontsize=8)
+        if name:
             axis.axhline(0, color="black", lw=0.5)
-    axes[0].legend(title="training labels", frameon=False, fontsize=6, title_fontsize=6)
+    for axis in axes[1]:
+        axis.set_xlabel("epoch")
+    axes[0, -1].legend(title="training labels", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
 
-def dots(rows: dict, columns, title: str, zero: float):
-    """Intervals by candidate; ours in blue, what needs none of it in grey."""
+def _course(run: dict, name: str) -> numpy.ndarray:
+    if not name:
+        return truth(run)
+    values = series(run, name)
+    return values / values[0] - 1 if name == "rankme" else values - values[0]
+
+
+def dots(rows: dict, columns: dict, named: str):
+    """Intervals by candidate; ours in blue, what needs none of it in grey, who was named in bold, bars dashed."""
     figure, axes = plt.subplots(1, len(columns), figsize=(3.4 * len(columns), 0.2 * len(rows) + 0.9), sharey=True)
-    for axis, column in zip(axes, columns, strict=True):
+    for axis, (column, (caption, bar)) in zip(axes, columns.items(), strict=True):
         for at, (name, row) in enumerate(rows.items()):
             each = row[column]
-            color = OURS_COLOR if name in OURS else OTHERS_COLOR
-            axis.plot([each.low, each.high], [at, at], color=color, lw=1)
-            axis.plot(each.value, at, "o", color=color, ms=3.5)
-        axis.axvline(zero, color="black", lw=0.5)
-        axis.set_xlabel(f"{title}{column}", fontsize=7)
-    axes[0].set_yticks(range(len(rows)), [shown(name) if name in rows else name for name in rows], fontsize=6.5)
+            look = {"color": OURS_COLOR if name in OURS else OTHERS_COLOR, "lw": 2 if name == named else 1}
+            axis.plot([each.low, each.high], [at, at], **look)
+            axis.plot(each.value, at, "o", color=look["color"], ms=3.5)
+        if bar is not None:
+            axis.axvline(bar, color="black", lw=0.6, ls="--")
+        axis.set_xlabel(caption, fontsize=7)
+    axes[0].set_yticks(range(len(rows)), [shown(name).strip("`") for name in rows], fontsize=6.5)
+    for label, name in zip(axes[0].get_yticklabels(), rows, strict=True):
+        label.set_fontweight("bold" if name == named else "normal")
     axes[0].invert_yaxis()
     return figure
 
@@ -94,33 +152,35 @@ def layers(bases: list[dict]):
         lines = {
             "probe R², test windows": ([layer.layer_truth(base, "r2") for base in mine], "black"),
             "probe R², held out": ([layer.layer_values(base, "probe_r2") for base in mine], OURS_COLOR),
-            "captured R²": ([layer.layer_values(base, "captured_r2") for base in mine], "#c1272d"),
+            "captured R²": ([layer.layer_values(base, "captured_r2") for base in mine], PRINCIPAL_COLOR),
             "captured, in-sample": ([layer.layer_values(base, "captured_in_sample") for base in mine], OTHERS_COLOR),
         }
         for name, (values, color) in lines.items():
             axis.plot(numpy.mean(values, 0), color=color, label=name)
-        axis.set_title(f"{model}, mean of {len(mine)} sets")
+        axis.set_title(f"{MODEL_NAMES[model]}, mean of {len(mine)} sets")
         axis.set_xlabel("layer (0: embeddings; the last one is after the final norm)", fontsize=7)
     axes[0, 0].legend(frameon=False, fontsize=6)
     return figure
 
 
 def label_counts(bases: list[dict]):
-    """What was predicted of more labels, with its 95% interval, against what probes then read."""
+    """What was predicted of more labels against what probes then read, with the 95% interval of the difference."""
     figure, axes = plt.subplots(1, 2, figsize=(6.4, 3))
     for axis, what in zip(axes, ("r2", "accuracy"), strict=True):
         points = defaultdict(list)
         for each in labels.predictions(bases):
             if each["what"] == what:
-                points[each["size"]].append((each["true"], each["predicted"], 1.96 * each["error"]))
+                error = 1.96 * numpy.hypot(each["error"], each["test_error"])
+                points[each["size"], each["model"]].append((each["true"], each["predicted"], error))
         ends = [value for of_size in points.values() for point in of_size for value in point[:2]]
         axis.plot([min(ends), max(ends)], [min(ends), max(ends)], color="black", lw=0.5)
-        for size, color in zip(sorted(points), (OURS_COLOR, "#c1272d"), strict=False):
-            x, y, error = zip(*points[size], strict=True)
-            axis.errorbar(x, y, yerr=error, fmt=".", ms=3, lw=0.4, color=color, label=f"{size} labels")
+        for size, model in sorted(points):
+            x, y, error = zip(*points[size, model], strict=True)
+            look = {"color": SIZE_COLORS[size], "fmt": MARKS[model], "ms": 3, "lw": 0.4, "alpha": 0.6}
+            axis.errorbar(x, y, yerr=error, label=f"{size} labels, {MODEL_NAMES[model]}", **look)
         axis.set_xlabel(f"{'R²' if what == 'r2' else what} on test windows")
         axis.set_ylabel("predicted from 270 labels")
-    axes[0].legend(frameon=False)
+    axes[0].legend(frameon=False, loc="lower right", fontsize=6)
     return figure
 
 
@@ -128,16 +188,17 @@ def order(chapters: dict):
     """Held-out R² of autoregressive directions minus that of others, by their number."""
     figure, axes = plt.subplots(1, len(chapters), figsize=(2.7 * len(chapters), 2.4), sharey=True, squeeze=False)
     for axis, (name, rows) in zip(axes[0], chapters.items(), strict=True):
-        for other, color in (("minus bag_r2", OURS_COLOR), ("minus principal_r2", "#c1272d")):
+        for other, color in (("minus bag_r2", OURS_COLOR), ("minus principal_r2", PRINCIPAL_COLOR)):
             sizes = [size for size in rows if other in rows[size]]
             each = [rows[size][other] for size in sizes]
-            axis.plot(sizes, [value.value for value in each], color=color, marker=".", label=other)
+            axis.plot(sizes, [value.value for value in each], color=color, marker=".", label=COMPARED[other])
             axis.fill_between(sizes, [v.low for v in each], [v.high for v in each], color=color, alpha=0.15, lw=0)
         axis.axhline(0, color="black", lw=0.5)
         axis.set_xscale("log")
-        axis.set_title(name.removeprefix("order, "), fontsize=8)
+        _, model, depth = name.split(", ")
+        axis.set_title(f"{MODEL_NAMES[model]}, {depth}", fontsize=8)
         axis.set_xlabel("directions k")
-    axes[0, 0].set_ylabel("held-out R²")
+    axes[0, 0].set_ylabel("held-out R² of k autoregressive directions,\nminus that of", fontsize=7)
     axes[0, 0].legend(frameon=False, fontsize=6)
     return figure
 

@@ -2,28 +2,50 @@
 
 from benchmarks.decisions.analysis import samples
 from benchmarks.decisions.analysis.candidates import ALL, shown
+from benchmarks.decisions.analysis.intervals import Interval
+from benchmarks.decisions.analysis.verdicts import Verdict
 from benchmarks.study.report.tables import table
+
+# By chapter, the column of which exploratory sets are shown as well.
+MEASURES = {
+    "stop": "minus validation accuracy",
+    "alarm": "balanced accuracy",
+    "clock": "test accuracy",
+    "layer": "test r2, minus the last layer",
+}
+
+YES = {True: "**yes**", False: "no"}
 
 
 def chapters(found: dict) -> dict[str, str]:
     """A table per chapter."""
-    return {name: _samples(rows) if name == "samples" else _rows(name, rows) for name, rows in found.items()}
+    own = {"samples": _samples, "verdicts": _verdicts}
+    return {name: own[name](rows) if name in own else _rows(name, rows) for name, rows in found.items()}
+
+
+def _verdicts(said: list[Verdict]) -> str:
+    if not said:
+        return "None yet: rows are missing."
+    lines = [
+        [each.decision, _name(each.number), each.measure, str(each.found), _t(each.found), each.bar, YES[each.passes]]
+        for each in said
+    ]
+    return table(["decision", "named", "measure", "found", "by Student's t", "passes", "does it?"], lines)
+
+
+def _t(found: Interval | str) -> str:
+    limits = getattr(found, "t", None)
+    return "[{:.3f}, {:.3f}]".format(*limits) if limits else "-"
 
 
 def _rows(chapter: str, rows: dict) -> str:
-    head = (
-        "number"
-        if chapter.split(",")[0] in ("stop", "alarm", "clock", "layer")
-        else "k"
-        if chapter.startswith("order")
-        else ""
-    )
+    head = "number" if chapter.split(",")[0] in MEASURES else "k" if chapter.startswith("order") else ""
     columns = list(next(iter(rows.values()), {}))
     lines = [[_name(name), *(_cell(row.get(column, "-")) for column in columns)] for name, row in rows.items()]
-    exploratory = [column for column in columns[:1] if hasattr(next(iter(rows.values()))[column], "exploratory")]
-    if head == "number" and exploratory:
-        lines = [[*line, f"{row[columns[0]].exploratory:.3f}"] for line, row in zip(lines, rows.values(), strict=True)]
-        columns = [*columns, f"exploratory sets: {columns[0]}"]
+    measure = MEASURES.get(chapter.split(",")[0])
+    if measure:
+        lines = [[*line, f"{row[measure].exploratory:.3f}"] for line, row in zip(lines, rows.values(), strict=True)]
+        columns = [*columns, f"exploratory sets: {measure}"]
     return table([head, *columns], lines)
 
 
@@ -40,10 +62,11 @@ def _samples(found: dict) -> str:
     for ratio, by_set in found.items():
         said = samples.holds(by_set)
         distances = ", ".join(f"{name} {each['distance after']:.1f}" for name, each in by_set.items())
-        counted = [f"{said[name]} of {said['sets']}" for name in ("rise", "clear")]
+        counted = [f"{said[name]} of {said['sets']}" for name in ("rise", "clear", "both")]
         lines.append([ratio, f"{said['rank correlation']:.2f}", *counted, distances, "yes" if said["passes"] else "no"])
     printed = table(
-        ["n/d", "mean rank correlation", "rise", "end 3 sd above null", "sd above null at the end", "passes"], lines
+        ["n/d", "mean rank correlation", "rise", "end 3 sd above null", "both", "sd above null at the end", "passes"],
+        lines,
     )
     smallest = samples.enough(found)
     return f"{printed}\n\nEnough: " + ("at no n/d that was tried." if smallest is None else f"from n/d {smallest} on.")
