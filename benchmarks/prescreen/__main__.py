@@ -4,12 +4,12 @@
    SmolLM2-135M: of all our numbers, and of one of its three estimators (H-score; each needs a run of its own, or the
    embeddings at hand). It keeps an embedding a text and layer, n L d numbers. The pass is the model's calls with the
    sums or embeddings that are made of them; the rest, of ours, is mostly the hash that tells the model apart.
-2. Over the layers of SmolLM2-135M and Gemma 3 270M on twelve packaged sets: how each number, of 500 texts of at most
+2. Over the layers of SmolLM2-135M and Gemma 3 270M on twelve packaged sets: how each number, of 700 texts of at most
    32 tokens, follows a ridge probe that is trained on the same texts and read on up to 800 others, and how much
    accuracy is lost by the layer where it is highest. The probe reads means over all tokens, as ours does. The peer
    leaves out special tokens, splits at punctuation first and averages over words; it has no layer 0, the embeddings:
-   the layers are compared that both have. With fewer texts than dimensions, as here, its LogME lacks d - n terms of
-   the determinant, log(alpha) each, and grows with the states' scale; our H-score is then the same in all layers.
+   the layers are compared that both have. With fewer texts than dimensions its LogME would lack d - n terms of the
+   determinant, log(alpha) each, and our H-score be the same in all layers, so there are more.
 3. Which of the two models, each at its layer: whether the number is higher for the one whose probe reads the test texts
    better. Ours also says a tie where paired errors cannot tell.
 

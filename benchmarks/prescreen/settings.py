@@ -38,7 +38,7 @@ PARTIES: dict[str, tuple[str, int | None]] = {
 class Scale:
     """How much."""
 
-    measured: int = 500  # texts that numbers are measured on
+    measured: int = 700  # texts that numbers are measured on: more than there are dimensions, as H-score and LogME need
     tested: int = 800  # other texts, at most
     sizes: tuple[int, ...] = (250, 500, 1000, 2000)  # whose cost is measured
     rounds: int = 2  # of those
