@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import ROOT
+from tests.support.processes import run_module
 
 
 def start(
     out: Path, *arguments: Any, script: str = "distributed_run", timeout: float = 180
 ) -> subprocess.CompletedProcess:
-    arguments = [sys.executable, "-m", f"tests.callback.{script}", str(out), *map(str, arguments)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    return subprocess.run(
-        arguments, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
-    )
+    return run_module(f"tests.callback.{script}", out, *arguments, timeout=timeout)
 
 
 def launch(out: Path, strategy: str, samples: int, data: str = "sampler") -> list[dict]:

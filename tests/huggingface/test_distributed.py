@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import ROOT
+from tests.support.processes import run_module
 
 
 def launch(out: Path, processes: int, samples: int, kind: str) -> list[dict[str, Any]]:
     """Each rank's note of a run."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    script = ["-m", "tests.huggingface.distributed_run", str(out), str(samples), kind]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    run = subprocess.run(
-        [sys.executable, *(torchrun if processes > 1 else ()), *script],
-        env=environment | {"OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    script = ["tests.huggingface.distributed_run", out, samples, kind]
+    run = run_module(*(torchrun if processes > 1 else ()), *script, OMP_NUM_THREADS="1")
     assert run.returncode == 0, run.stderr[-3000:]
     return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(processes)]
 
