@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands there, in a folder of its own."""
+"""The Python of the README and of docs/ runs as it stands there, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ from ntps_lightning.watch.settings import Settings
 from tests.support import ROOT
 from tests.support.models import LoraModule, Padding, loader, samples, tiny_config
 
-README = (ROOT / "README.md").read_text()
-CONFIGURATIONS = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+CALLBACK = (ROOT / "docs" / "CALLBACK.md").read_text()
+CONFIGURATIONS = re.findall(r"```yaml\n(.*?)```", CALLBACK, flags=re.DOTALL)
+SNIPPETS = [
+    pytest.param(snippet, id=f"{name}: {snippet.strip().splitlines()[-1][:40]}")
+    for name in ("README.md", "docs/CALLBACK.md", "docs/LOOPS.md")
+    for snippet in re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
+]
 
 
 class Data(LightningDataModule):
@@ -32,7 +36,7 @@ class Data(LightningDataModule):
 
 
 def test_there_are_snippets():
-    assert len(SNIPPETS) == 7
+    assert len(SNIPPETS) == 9
 
 
 def names_for(snippet: str) -> dict[str, Any]:
@@ -51,14 +55,14 @@ def names_for(snippet: str) -> dict[str, Any]:
     return names | {"train": samples(90), "evaluation": samples(60, seed=1), "collator": Padding()}
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.strip().splitlines()[-1][:40])
+@pytest.mark.parametrize("snippet", SNIPPETS)
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument", "ignore:`gradient_checkpointing` is deprecated")
 def test_snippet_runs(snippet, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, off in (("DISABLE_MLFLOW_INTEGRATION", "TRUE"), ("WANDB_MODE", "disabled")):
         monkeypatch.setenv(name, off)  # transformers 4 reports to all that is installed
     names = names_for(snippet)
-    exec(compile(snippet, "README.md", "exec"), names)
+    exec(compile(snippet, "snippet", "exec"), names)
     trainer = names.get("trainer")
     if isinstance(trainer, pl.Trainer):
         assert "ntps/score" in trainer.callback_metrics
@@ -82,12 +86,12 @@ def test_lightning_cli_builds_the_configuration(tmp_path, monkeypatch):
 
 
 def test_every_promise_names_a_test_that_is_there():
-    promises = README.partition("It is a guest in your run")[2].partition("With matplotlib installed")[0]
+    promises = CALLBACK.partition("## A guest in your run")[2]
     named = re.findall(r"`(tests/[\w/]+\.py)`", promises)
     assert len(named) >= 10
     assert all((ROOT / name).exists() for name in named)
     assert all("tests/" in line for line in re.split(r"\n- ", promises)[1:])
 
 
-def test_every_logged_key_is_in_the_readme():
-    assert all(f"`{key}`" in README for key in logged_keys("ntps", [1], gain=True, held_out=True))
+def test_every_logged_key_is_explained():
+    assert all(f"`{key}`" in CALLBACK for key in logged_keys("ntps", [1], gain=True, held_out=True))
