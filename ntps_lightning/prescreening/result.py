@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ntps_lightning.errors import first_line
 from ntps_lightning.prescreening.measured import Measured
 from ntps_lightning.prescreening.ranking import Ranking, layer_to_read, rank_data, rank_layers, rank_models
 from ntps_lightning.prescreening.state import measured_of, plain
@@ -160,17 +161,26 @@ class Prescreen:
         """What :meth:`save` has written.
 
         Raises:
-            ValueError: If the file is of another format.
+            ValueError: If the file is none, is of another format, or was written by another version.
 
         """
-        state = json.loads(Path(path).read_text("utf-8"))
+        try:
+            state = json.loads(Path(path).read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is no result of prescreening: {first_line(error)}") from None
         found = state.get("format") if isinstance(state, dict) else None
         if found != _FORMAT:
             raise ValueError(
                 f"{path} has format {found}, this version reads {_FORMAT}: write it again with this version"
             )
-        measured = tuple(map(measured_of, state["measured"]))
-        return cls(measured, state["settings"], state["versions"], tuple(state["remarks"]))
+        try:
+            measured = tuple(map(measured_of, state["measured"]))
+            return cls(measured, state["settings"], state["versions"], tuple(state["remarks"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} was written by another version of this package, or changed since ({first_line(error)}):"
+                " prescreen again, what was measured is still kept"
+            ) from None
 
 
 def _one(what: str, name: str | None, names: Sequence[str]) -> str:

@@ -67,6 +67,23 @@ def test_a_file_of_another_format_is_refused(tmp_path):
             Prescreen.load(tmp_path / "r.json")
 
 
+def test_a_file_that_is_no_result_or_of_another_version_is_one_line(found, tmp_path):
+    (tmp_path / "broken.json").write_text('{"format": 1, ')
+    with pytest.raises(ValueError, match=r"broken.json is no result of prescreening: Expecting"):
+        Prescreen.load(tmp_path / "broken.json")
+    found.save(tmp_path / "result.json")
+    state = json.loads((tmp_path / "result.json").read_text())
+    changed = [
+        {name: part for name, part in state.items() if name != "remarks"},
+        {**state, "measured": [{"model": "a"}]},
+    ]
+    changed += [{**state, "measured": [{**state["measured"][0], "of_tomorrow": 1}]}]
+    for each in changed:
+        (tmp_path / "old.json").write_text(json.dumps(each))
+        with pytest.raises(ValueError, match=r"old.json was written by another version .* prescreen again"):
+            Prescreen.load(tmp_path / "old.json")
+
+
 def test_names_may_be_left_out_where_there_is_one(found):
     assert found.best_layer("a", "x") == found.rank_layers("a", "x").ranked[0].layer == 1
     with pytest.raises(ValueError, match=r"there are several models \('a', 'b'\): say which"):
