@@ -1,4 +1,4 @@
-"""The recipes of docs/RECIPES.md that run here: sentence-transformers, SetFit, a Trainer that nobody is handed."""
+"""The recipes of docs/HUGGINGFACE.md that run here: sentence-transformers, SetFit, a Trainer that nobody is handed."""
 
 from __future__ import annotations
 
