@@ -26,5 +26,5 @@ def score(model: nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> float:
 
 metric = NextTokenPerceptionScore(hidden_size=16, num_classes=3, ridge=0.1)
 metric.update(torch.randn(4, 5, 16), torch.tensor([0, 1, 2, 0]))
-share: float = metric.details().captured
-word: str = metric.details().captured  # type: ignore[assignment]
+share: float = metric.details().captured_in_sample
+word: str = metric.details().captured_in_sample  # type: ignore[assignment]

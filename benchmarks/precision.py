@@ -21,7 +21,7 @@ from ntps_lightning.functional.score import score_details
 from ntps_lightning.functional.targets import read_labels
 
 LAYERS = (0, 15, 30)
-CURVES = ("curve", "captured_curve", "null_curve", "captured_null_curve")
+CURVES = ("curve", "captured_in_sample_curve", "null_curve", "captured_null_curve")
 PROMPT = "You are a careful assistant. Decide in which section of a newspaper the following passage was printed. "
 
 

@@ -31,7 +31,7 @@ def measure(samples, shared):
         if shared or name == "all":
             doing(f"{shared} tokens of a prompt: scores, {name}")
             found = details(states, labels, chosen)
-            numbers = (found.score, found.null, found.captured, found.captured_null, found.probe_r2)
+            numbers = (found.score, found.null, found.captured_in_sample, found.captured_null, found.in_sample_r2)
             yield [f"{shared} tokens", name, found.k, *(f"{number:.3f}" for number in numbers)]
 
 
@@ -42,7 +42,16 @@ def main():
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     rows = [row for shared in args.shared for row in measure(args.samples, shared)]
-    columns = ["prompt", "tokens that count", "k", "score", "null", "captured", "its null", "probe R² in-sample"]
+    columns = [
+        "prompt",
+        "tokens that count",
+        "k",
+        "score",
+        "null",
+        "captured",
+        "its null",
+        "probe R² in-sample",
+    ]
     table(f"The last layer, {args.samples} samples [{machine()}]", columns, rows)
 
 

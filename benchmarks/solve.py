@@ -39,7 +39,7 @@ def measure(d, device, repeats):
     seconds = in_turn(f"d={d}", functions, repeats, warm_up=d < 4096)
     one = found["one"]
     whole = found["whole"]
-    off = max(abs(getattr(one, name) - getattr(whole, name)) for name in ("score", "captured", "null"))
+    off = max(abs(getattr(one, name) - getattr(whole, name)) for name in ("score", "captured_in_sample", "null"))
     for name, values in seconds.items():
         limit = LIMITS[device].get(name)
         judged = goal(statistics.median(values), limit, unit=" s") if d == 4096 and limit else ("", "")

@@ -41,8 +41,8 @@ def candidates(of: NextTokenPerceptionScore, found: NTPSDetails) -> dict:
         "score": found.score,
         "null": found.null,
         "lift": found.lift,
-        "captured_in_sample": found.captured,
-        "in_sample_r2": found.probe_r2,
+        "captured_in_sample": found.captured_in_sample,
+        "in_sample_r2": found.in_sample_r2,
         "rankme": float(rankme(of._moments())),
     }
 

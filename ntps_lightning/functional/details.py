@@ -14,6 +14,13 @@ from ntps_lightning.functional.held_out import HeldOut
 FEW_SAMPLES_PER_DIM = 20
 # Why there are no held-out numbers where nobody wanted any.
 NO_ROWS = "no rows were kept"
+# What fields were called in states that earlier versions have saved.
+_FORMER = {
+    "captured": "captured_in_sample",
+    "captured_curve": "captured_in_sample_curve",
+    "probe_mse": "in_sample_mse",
+    "probe_r2": "in_sample_r2",
+}
 
 
 @dataclass(frozen=True)
@@ -23,24 +30,27 @@ class NTPSDetails:
 
     Args:
         score: NTPS at ``k``, in [0, 1], higher is better (METHOD 5).
-        captured: share of what a linear probe reads that lies in the leading ``k`` autoregressive directions:
-            the same overlap in the inner product of the perception covariance (METHOD 9), in [0, 1]; in-sample.
+        captured_in_sample: share of what a linear probe reads that lies in the leading ``k`` autoregressive directions:
+            the same overlap in the inner product of the perception covariance (METHOD 9), in [0, 1]; fitted and read
+            on the same samples, unlike ``held_out.captured``.
         null: what shuffled labels would score at ``k``, expected; the level to compare ``score`` with (METHOD
             17).
         lift: ``(score - null) / (1 - null)``, 0 where the null is 1 (METHOD 21).
-        captured_null: what shuffled labels would capture at ``k``, expected (METHOD 16).
+        captured_null: what ``captured_in_sample`` of shuffled labels would be, expected (METHOD 16).
         chance: ``k / d``, what a random autoregressive subspace would score.
         k: number of autoregressive directions that were used.
         ridge: what was added to the perception covariance, relative to tr(B)/d.
         rank: number r of perception directions that the labels have; ``min(k, r)`` were used.
         curve: the score at every k.
-        captured_curve: ``captured`` at every k.
+        captured_in_sample_curve: ``captured_in_sample`` at every k.
         null_curve: ``null`` at every k.
         captured_null_curve: ``captured_null`` at every k.
-        probe_mse: in-sample mean squared error of the ridge probe on the pooled states, averaged over outputs.
-        probe_r2: its coefficient of determination, in-sample: too high where ``samples_per_dim`` is small.
+        in_sample_mse: in-sample mean squared error of the ridge probe on the pooled states, averaged over outputs.
+        in_sample_r2: its coefficient of determination, in-sample, unlike ``held_out.probe_r2``: too high where
+            ``samples_per_dim`` is small.
         excess_loss: squared error, summed over outputs and with the ridge penalty, that the best probe confined to
-            the autoregressive subspace has over the best one: ``(1 - captured)`` times what the probe explains.
+            the autoregressive subspace has over the best one: ``1 - captured_in_sample`` of what the probe
+            explains.
         excess_loss_bounds: the bounds that NTPS puts on it (arXiv 2505.17169), lower and upper; with a ridge a
             little wider, from bounds on the extreme eigenvalues of B + ridge.
         num_samples: number of samples n.
@@ -53,9 +63,9 @@ class NTPSDetails:
         held_out: what a probe reads of samples that it was not fitted on, from kept rows; ``None`` where there are
             none, or they cannot tell.
         not_held_out: why ``held_out`` is ``None``.
-        gcv_r2: where no rows are kept, what ``probe_r2`` would be on other samples, by generalized cross-validation,
-            which takes samples to be independent (METHOD 33); ``None`` where rows are kept, or with curves up to ``k``
-            alone.
+        gcv_r2: where no rows are kept, what ``in_sample_r2`` would be on other samples, by generalized
+            cross-validation, which takes samples to be independent (METHOD 33); ``None`` where rows are kept, or with
+            curves up to ``k`` alone.
         rankme: RankMe of the pooled states (METHOD 25); like the two below ``None`` where estimators were not asked
             for.
         h_score: H-score, without shrinkage (METHOD 25); ``None`` for targets that are no classes.
@@ -64,7 +74,7 @@ class NTPSDetails:
     """
 
     score: float
-    captured: float
+    captured_in_sample: float
     null: float
     lift: float
     captured_null: float
@@ -73,11 +83,11 @@ class NTPSDetails:
     ridge: float
     rank: int
     curve: Tensor
-    captured_curve: Tensor
+    captured_in_sample_curve: Tensor
     null_curve: Tensor
     captured_null_curve: Tensor
-    probe_mse: float
-    probe_r2: float
+    in_sample_mse: float
+    in_sample_r2: float
     excess_loss: float
     excess_loss_bounds: tuple[float, float]
     num_samples: int
@@ -96,6 +106,11 @@ class NTPSDetails:
         """What :func:`dataclasses.asdict` has made plain."""
         held_out = state.get("held_out")
         return cls(**{**state, "held_out": None if held_out is None else HeldOut.of(held_out)})
+
+
+def renamed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved state, fields by their present names."""
+    return {_FORMER.get(name, name): value for name, value in state.items()}
 
 
 def few_samples_warning(details: NTPSDetails) -> str | None:

@@ -138,7 +138,7 @@ def score_details(
     curves = _curves(cov, whitener, penalty, perception, (basis, whitened_basis), chosen.orthonormal)
     score, captured, null, captured_null = (float(curve[min(k, len(curve)) - 1]) for curve in curves.values())
     extremes = extreme_eigenvalues(regularised, whitener, at_least=penalty)
-    probe_mse, probe_r2 = probe_mse_r2(cov, whitener, penalty)
+    mse, r2 = probe_mse_r2(cov, whitener, penalty)
     centred = cov if chosen.center else covariances(moments, center=True)
     p_value = None
     if whole_curve and chosen.center:
@@ -149,7 +149,7 @@ def score_details(
     return NTPSDetails(
         score=score,
         p_value=p_value,
-        captured=captured,
+        captured_in_sample=captured,
         null=null,
         lift=(score - null) / (1 - null) if null < 1 - 1e-9 else 0.0,
         captured_null=captured_null,
@@ -158,8 +158,8 @@ def score_details(
         ridge=chosen.ridge,
         rank=len(perception.eigenvalues),
         **{name: curve.cpu() for name, curve in curves.items()},
-        probe_mse=float(probe_mse),
-        probe_r2=float(probe_r2),
+        in_sample_mse=float(mse),
+        in_sample_r2=float(r2),
         excess_loss=float(perception.eigenvalues.sum()) * (1 - captured),
         excess_loss_bounds=excess_loss_bounds(basis[:, :k], perception, extremes),
         num_samples=cov.num_samples,
@@ -221,7 +221,7 @@ def _curves(
     shuffled = shuffled_labels(cov, whitener, penalty)
     curves = {
         "curve": overlap_curve(basis, columns),
-        "captured_curve": captured_curve(whitened_basis, whitener.whiten(cov.cross)),
+        "captured_in_sample_curve": captured_curve(whitened_basis, whitener.whiten(cov.cross)),
         "null_curve": null(basis, shuffled, len(perception.eigenvalues)),
         "captured_null_curve": captured_null_curve(whitened_basis, shuffled),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from torchmetrics.utilities import rank_zero_warn
 
-from ntps_lightning.functional.details import NTPSDetails
+from ntps_lightning.functional.details import NTPSDetails, renamed
 
 
 class Baseline:
@@ -54,10 +54,11 @@ class Baseline:
     def load_state_dict(self, state: Mapping[int, Mapping[str, Any]]) -> None:
         """Take what :meth:`state_dict` returned."""
         known = {field.name for field in fields(NTPSDetails)}
-        unknown = {name for each in state.values() for name in each} - known
+        present = {layer: renamed(each) for layer, each in state.items()}
+        unknown = {name for each in present.values() for name in each} - known
         if unknown:
             rank_zero_warn(f"the checkpoint's baseline has fields that this version does not know: {sorted(unknown)}")
         self.details = {
             layer: NTPSDetails.of({name: value for name, value in each.items() if name in known})
-            for layer, each in state.items()
+            for layer, each in present.items()
         }

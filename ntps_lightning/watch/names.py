@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from ntps_lightning.functional.details import NO_ROWS, NTPSDetails
 from ntps_lightning.functional.jackknife import Estimate
 
-# What is logged under each name, as a field of the details.
-_NUMBERS = {"score": "score", "null": "null", "lift": "lift", "captured_in_sample": "captured"}
+# Fields of the details.
+_NUMBERS = ("score", "null", "lift", "captured_in_sample")
 _OF_A_LAYER = ("score", "null", "captured_in_sample")
 # Of what a probe reads held out, each with a standard error.
 _HELD_OUT = ("probe_accuracy", "probe_r2", "captured_r2", "principal_r2", "captured")
@@ -73,7 +73,7 @@ def logged_values(prefix: str, details: Mapping[int, NTPSDetails], baseline_scor
     if not details:
         return {valid_key(prefix): 0.0}
     headline = details[max(details)]
-    values = {f"{prefix}/{name}": getattr(headline, field) for name, field in _NUMBERS.items()}
+    values = {f"{prefix}/{name}": getattr(headline, name) for name in _NUMBERS}
     if baseline_score is not None:
         values[f"{prefix}/gain"] = headline.score - baseline_score
     values |= {f"{prefix}_info/{name}": float(getattr(headline, field)) for name, field in _INFO.items()}
@@ -81,7 +81,7 @@ def logged_values(prefix: str, details: Mapping[int, NTPSDetails], baseline_scor
     values |= _held_out_values(prefix, headline)
     if len(details) > 1:
         for layer, each in details.items():
-            values |= {layer_key(prefix, layer, name): getattr(each, _NUMBERS[name]) for name in _OF_A_LAYER}
+            values |= {layer_key(prefix, layer, name): getattr(each, name) for name in _OF_A_LAYER}
             if each.held_out is not None:
                 for name in _HELD_OUT_OF_A_LAYER:
                     values[layer_key(prefix, layer, name)] = getattr(each.held_out, name).value

@@ -63,7 +63,7 @@ def test_candidates_are_the_packages_numbers(rng, center):
                 details = score_details(moments, k=k, **options)
                 assert measures[family][at] == pytest.approx(details.score)
                 assert measures[f"{family}_null"][at] == pytest.approx(details.null)
-                assert measures["captured"][at] == pytest.approx(details.captured)
+                assert measures["captured"][at] == pytest.approx(details.captured_in_sample)
 
 
 def test_captured_without_noise_does_not_depend_on_the_number_of_samples():

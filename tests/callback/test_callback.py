@@ -419,6 +419,17 @@ def test_a_field_that_is_not_known_is_left_out_with_a_warning(finished):
     assert resumed.baseline_details[1].score == callback.baseline_details[1].score
 
 
+def test_a_baseline_of_before_fields_said_to_be_in_sample_is_read(finished):
+    _, callback, *_ = finished
+    state = copy.deepcopy(callback.state_dict())
+    layer = state["sets"]["ntps"]["baseline"][1]
+    layer["captured"], layer["probe_r2"] = layer.pop("captured_in_sample"), layer.pop("in_sample_r2")
+    resumed = NTPSCallback(layers="all")
+    resumed.load_state_dict(state)
+    assert resumed.baseline_details[1].captured_in_sample == callback.baseline_details[1].captured_in_sample
+    assert resumed.baseline_details[1].in_sample_r2 == callback.baseline_details[1].in_sample_r2
+
+
 def test_copies_carry_no_trainer(finished):
     _, callback, *_ = finished
     assert callback._run is not None

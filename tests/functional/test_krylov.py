@@ -67,7 +67,7 @@ def test_one_k_equals_the_whole_curve(moments, k, options):
     assert len(whole.curve) == 96
     for name in NUMBERS:
         assert getattr(one, name) == pytest.approx(getattr(whole, name), rel=1e-7, abs=1e-9), name
-    for name in ("curve", "captured_curve", "null_curve", "captured_null_curve"):
+    for name in ("curve", "captured_in_sample_curve", "null_curve", "captured_null_curve"):
         assert torch.allclose(getattr(one, name), getattr(whole, name)[:k], atol=1e-6), name
     assert one.excess_loss_bounds == pytest.approx(whole.excess_loss_bounds, rel=1e-3)
 
@@ -107,6 +107,6 @@ def test_states_that_a_layer_norm_binds(seed):
     hidden, mask = pad(samples)
     labels = torch.tensor(labels)
     found, exact = (score_details(batch_moments(h, labels, mask), k=4) for h in (hidden.float(), hidden))
-    for name in ("score", "captured", "null"):
+    for name in ("score", "captured_in_sample", "null"):
         assert getattr(found, name) == pytest.approx(getattr(exact, name), rel=1e-3), name
     assert len(found.curve) == len(exact.curve) == 31

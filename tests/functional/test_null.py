@@ -19,7 +19,7 @@ def shuffled_curves(hidden, mask, targets, **options):
     for _ in range(SHUFFLES):
         order = torch.randperm(len(targets), generator=generator)
         actual = score_details(batch_moments(hidden, targets[order], mask), **options)
-        rows.append(torch.stack([actual.curve, actual.captured_curve]))
+        rows.append(torch.stack([actual.curve, actual.captured_in_sample_curve]))
     curves = torch.stack(rows)
     return curves.mean(0), curves.std(0) / SHUFFLES**0.5
 

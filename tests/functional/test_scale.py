@@ -11,7 +11,7 @@ from ntps_lightning.functional.accumulate import batch_moments
 from ntps_lightning.functional.score import score_details
 from tests.support.data import pad, sequences
 
-SHOWN = ("score", "captured", "null", "captured_null", "probe_r2")
+SHOWN = ("score", "captured_in_sample", "null", "captured_null", "in_sample_r2")
 
 
 def states(rng, dtype=torch.float32, d=24):

@@ -32,7 +32,9 @@ def test_score_and_captured_equal_the_oracle(rng, ridge, center, orthonormal, k)
     actual = details(samples, labels, k=k, ridge=ridge, center=center, orthonormal=orthonormal)
     assert actual.rank == rank
     assert actual.score == pytest.approx(oracle.ntps(samples, targets, k, rank, ridge, center, orthonormal), rel=1e-10)
-    assert actual.captured == pytest.approx(oracle.captured(samples, targets, k, rank, ridge, center), rel=1e-10)
+    assert actual.captured_in_sample == pytest.approx(
+        oracle.captured(samples, targets, k, rank, ridge, center), rel=1e-10
+    )
     hidden, mask = pad(samples)
     options = {"k": k, "ridge": ridge, "center": center, "orthonormal": orthonormal}
     public = next_token_perception_score(hidden, torch.tensor(labels), mask, **options)
@@ -45,7 +47,7 @@ def test_the_whole_curve_equals_the_oracle(rng):
     actual, targets = details(samples, labels, ridge=0.1), oracle.one_hot(labels, 3)
     for k in range(1, 7):
         assert float(actual.curve[k - 1]) == pytest.approx(oracle.ntps(samples, targets, k, 2, 0.1), rel=1e-10)
-        assert float(actual.captured_curve[k - 1]) == pytest.approx(
+        assert float(actual.captured_in_sample_curve[k - 1]) == pytest.approx(
             oracle.captured(samples, targets, k, 2, 0.1), rel=1e-10
         )
 
@@ -81,7 +83,7 @@ def test_scaling_and_rotating_the_hidden_states_changes_nothing(seed, scale, cen
     options = {"k": 2, "center": center, "orthonormal": orthonormal}
     before = details(samples, labels, **options)
     after = details([scale * x @ rotation for x in samples], labels, **options)
-    for name in ("score", "captured", "null", "captured_null", "probe_mse", "excess_loss"):
+    for name in ("score", "captured_in_sample", "null", "captured_null", "in_sample_mse", "excess_loss"):
         assert getattr(after, name) == pytest.approx(getattr(before, name), rel=1e-6, abs=1e-9), name
 
 
@@ -99,7 +101,7 @@ def test_centring_makes_the_origin_irrelevant(rng):
 def test_curves_end_at_one_and_grow_at_fixed_u(seed, ridge, orthonormal):
     samples, labels = sequences(np.random.default_rng(seed), n=60, d=5)
     actual = details(samples, labels, ridge=ridge, orthonormal=orthonormal)
-    for curve in (actual.curve, actual.captured_curve, actual.null_curve, actual.captured_null_curve):
+    for curve in (actual.curve, actual.captured_in_sample_curve, actual.null_curve, actual.captured_null_curve):
         assert float(curve[-1]) == pytest.approx(1)
         assert ((curve >= -1e-9) & (curve <= 1 + 1e-9)).all()
         fixed = curve[actual.rank - 1 :]
@@ -119,10 +121,10 @@ def test_excess_loss_is_what_fitted_readouts_lose_and_within_its_bounds(seed, k,
     best = oracle.readout_error(pooled, targets)
     lost = oracle.readout_error(pooled @ v[:, :k], targets) - best
     assert actual.excess_loss == pytest.approx(lost, rel=1e-7, abs=1e-10)
-    assert 1 - actual.captured == pytest.approx(lost / values.sum(), rel=1e-7, abs=1e-10)
-    assert actual.probe_mse == pytest.approx(best / 3, rel=1e-8)
+    assert 1 - actual.captured_in_sample == pytest.approx(lost / values.sum(), rel=1e-7, abs=1e-10)
+    assert actual.in_sample_mse == pytest.approx(best / 3, rel=1e-8)
     total = np.square(oracle.one_hot(labels, 3) - oracle.one_hot(labels, 3).mean(0)).sum() / len(labels)
-    assert actual.probe_r2 == pytest.approx(1 - best / total, rel=1e-8)
+    assert actual.in_sample_r2 == pytest.approx(1 - best / total, rel=1e-8)
     lower, upper = actual.excess_loss_bounds
     assert lower <= lost * (1 + 1e-9) + 1e-12
     assert lost <= upper * (1 + 1e-9) + 1e-12
@@ -138,7 +140,7 @@ def test_ridge_probe_equals_a_fitted_one(rng):
     stacked = np.vstack([pooled, np.sqrt(len(pooled) * penalty) * np.eye(6)])
     weights = np.linalg.lstsq(stacked, np.vstack([centred, np.zeros((6, 3))]), rcond=None)[0]
     actual = details(samples, labels, ridge=0.3)
-    assert actual.probe_mse == pytest.approx(np.square(centred - pooled @ weights).mean(), rel=1e-10)
+    assert actual.in_sample_mse == pytest.approx(np.square(centred - pooled @ weights).mean(), rel=1e-10)
 
 
 @settings(max_examples=25, deadline=None)
@@ -181,9 +183,9 @@ def test_planted_labels_inside_and_outside(planted, orthonormal):
     inside = details(samples, (means[:, 0] > 0).astype(int), **options)
     outside = details(samples, (means[:, 7] > 0).astype(int), **options)
     assert inside.score > 0.97
-    assert inside.captured > 0.97
+    assert inside.captured_in_sample > 0.97
     assert outside.score < 0.03
-    assert outside.captured < 0.03
+    assert outside.captured_in_sample < 0.03
     assert inside.chance == 0.25
 
 
@@ -220,7 +222,7 @@ def test_fewer_samples_than_dimensions_reduce_to_the_range(rng):
     samples, labels = sequences(rng, n=60, d=5)
     embedding = np.linalg.qr(rng.normal(size=(9, 9)))[0][:5]
     wide = [x @ embedding for x in samples]
-    for name in ("score", "captured", "null", "probe_mse", "rank"):
+    for name in ("score", "captured_in_sample", "null", "in_sample_mse", "rank"):
         for k in (1, 2, 4):
             narrow_value = getattr(details(samples, labels, k=k, ridge=0.0), name)
             assert getattr(details(wide, labels, k=k, ridge=0.0), name) == pytest.approx(narrow_value, rel=1e-7), name
@@ -234,8 +236,10 @@ def test_one_huge_coordinate_hides_nothing(rng):
     scaled = [x * np.array([1e4, 1, 1, 1, 1, 1]) for x in samples]
     actual = details(scaled, labels, k=3, ridge=0.0)
     assert len(actual.curve) == 6
-    assert actual.captured == pytest.approx(oracle.captured(scaled, oracle.one_hot(labels, 3), 3, 2), rel=1e-6)
-    assert actual.probe_r2 == pytest.approx(details(samples, labels, k=3, ridge=0.0).probe_r2, rel=1e-9)
+    assert actual.captured_in_sample == pytest.approx(
+        oracle.captured(scaled, oracle.one_hot(labels, 3), 3, 2), rel=1e-6
+    )
+    assert actual.in_sample_r2 == pytest.approx(details(samples, labels, k=3, ridge=0.0).in_sample_r2, rel=1e-9)
 
 
 @pytest.mark.parametrize(

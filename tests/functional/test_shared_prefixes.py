@@ -14,7 +14,7 @@ from tests.support.data import pad
 
 D = 48
 TOLERANCE = 2e-5
-CURVES = ("curve", "captured_curve", "null_curve", "captured_null_curve")
+CURVES = ("curve", "captured_in_sample_curve", "null_curve", "captured_null_curve")
 
 
 def prompted(rng, shared, side="right", n=600):

@@ -92,21 +92,21 @@ def test_the_unit_of_a_target_changes_nothing(rng):
     targets = torch.from_numpy(rng.normal(size=(150, 2)) + hidden.nan_to_num().sum(1)[:, :2].numpy() / 10)
     units = torch.tensor([1e-6, 1e6], dtype=torch.float64)
     found = [score_details(batch_moments(hidden, y, mask), k=3) for y in (targets, (targets + 5) * units)]
-    for name in ("score", "captured", "null", "probe_r2", "excess_loss"):
+    for name in ("score", "captured_in_sample", "null", "in_sample_r2", "excess_loss"):
         assert getattr(found[1], name) == pytest.approx(getattr(found[0], name), rel=1e-8), name
     constant = torch.cat([targets, torch.full((150, 1), 1e3, dtype=torch.float64)], 1)
     padded = score_details(batch_moments(hidden, constant, mask), k=3)
     assert padded.rank == 2
     assert padded.score == pytest.approx(found[0].score, rel=1e-8)
-    assert padded.probe_r2 == pytest.approx(found[0].probe_r2, rel=1e-8)
+    assert padded.in_sample_r2 == pytest.approx(found[0].in_sample_r2, rel=1e-8)
 
 
 def test_the_r2_of_targets_is_the_mean_of_theirs(rng):
     samples, _ = sequences(rng, n=150)
     hidden, mask = pad(samples, filler=0)
     targets = torch.from_numpy(rng.normal(size=(150, 3)) * [1, 10, 100])
-    r2 = [score_details(batch_moments(hidden, targets[:, i], mask)).probe_r2 for i in range(3)]
-    assert score_details(batch_moments(hidden, targets, mask), k=3).probe_r2 == pytest.approx(np.mean(r2), rel=1e-9)
+    r2 = [score_details(batch_moments(hidden, targets[:, i], mask)).in_sample_r2 for i in range(3)]
+    assert score_details(batch_moments(hidden, targets, mask), k=3).in_sample_r2 == pytest.approx(np.mean(r2), rel=1e-9)
 
 
 @pytest.mark.parametrize("center", [True, False])
@@ -121,7 +121,7 @@ def test_many_classes_equal_the_oracle(rng, center):
     targets = oracle.one_hot(labels, 1000)
     assert float(metric.compute()) == pytest.approx(oracle.ntps(samples, targets, 3, 6, 0.1, center), rel=1e-9)
     captured = oracle.captured(samples, targets, 3, 6, 0.1, center)
-    assert metric.details().captured == pytest.approx(captured, rel=1e-9)
+    assert metric.details().captured_in_sample == pytest.approx(captured, rel=1e-9)
 
 
 def test_classes_take_no_square_of_their_number():

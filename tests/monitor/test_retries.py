@@ -13,7 +13,7 @@ from ntps_lightning import NTPSMonitor
 from ntps_lightning.capture.backbone import find_backbone
 from tests.support.models import CLASSES, LAYERS, loader, tiny_config
 
-NAMES = ("score", "captured", "null", "num_samples")
+NAMES = ("score", "captured_in_sample", "null", "num_samples")
 
 
 class Memory:

@@ -112,7 +112,7 @@ def numbers_of(found, first):
         "/null": top.null,
         "/lift": top.lift,
         "/gain": top.score - first[LAYERS].score,
-        "/captured_in_sample": top.captured,
+        "/captured_in_sample": top.captured_in_sample,
         "_info/samples": top.num_samples,
         "_info/kept": top.held_out.num_kept,
         "_layers/00/score": found[0].score,

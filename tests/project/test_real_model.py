@@ -67,4 +67,4 @@ def test_metric_equals_the_oracle_on_real_text(monkeypatch, precision):
             expected = oracle.ntps(samples[layer], oracle.one_hot(labels, 5), k, rank=4, ridge=0.1)
             assert float(actual.curve[k - 1]) == pytest.approx(expected, **tolerance), (layer, k)
             expected = oracle.captured(samples[layer], oracle.one_hot(labels, 5), k, rank=4, ridge=0.1)
-            assert float(actual.captured_curve[k - 1]) == pytest.approx(expected, **tolerance), (layer, k)
+            assert float(actual.captured_in_sample_curve[k - 1]) == pytest.approx(expected, **tolerance), (layer, k)
