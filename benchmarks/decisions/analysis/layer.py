@@ -36,8 +36,10 @@ def ordered(base: dict) -> list[dict]:
 
 
 def picks(base: dict) -> dict[str, int]:
-    """The layer that each candidate picks."""
-    return {name: int(numpy.nanargmax(layer_values(base, name))) for name in CANDIDATES} | {"the last layer": -1}
+    """The layer that each candidate picks; the last one where it is known at none."""
+    values = {name: layer_values(base, name) for name in CANDIDATES}
+    known = {name: each for name, each in values.items() if not numpy.isnan(each).all()}
+    return dict.fromkeys((*CANDIDATES, "the last layer"), -1) | {n: int(numpy.nanargmax(v)) for n, v in known.items()}
 
 
 def decide(bases: list[dict]) -> dict[str, dict]:

@@ -85,7 +85,11 @@ def write(found: dict, bases: list[dict], runs: list[dict], folder: Path) -> Non
         for model in dict.fromkeys(base["base"]["model"] for base in bases):
             _save(dots(found[f"layer, {model}"], **LAYER_DOTS), folder / f"layer_{model}.png")
         _save(label_counts(bases), folder / "labels.png")
-        _save(order({name: rows for name, rows in found.items() if name.startswith("order")}), folder / "order.png")
+        models = {base["base"]["model"] for base in bases}
+        chapters = {
+            name: rows for name, rows in found.items() if name.startswith("order") and name.split(", ")[1] in models
+        }
+        _save(order(chapters), folder / "order.png")
     if "samples" in found:
         _save(sample_counts(found["samples"]), folder / "samples.png")
 
