@@ -1,4 +1,4 @@
-"""LoRA on a small language model, watched and stopped by what its autoregressive directions tell of the labels.
+"""LoRA on a small language model, stopped by its validation accuracy and watched by what a probe reads held out.
 
 python -m examples.finetune_lora                                  # offline: SmolLM2-135M on BBC news, two minutes
 python -m examples.finetune_lora --model Qwen/Qwen2-0.5B --dataset stanfordnlp/sst2 --text-column sentence
@@ -142,7 +142,7 @@ def main():
     table, ntps = Table(), NTPSCallback(groups="article")
     trainer = pl.Trainer(
         max_epochs=args.epochs,
-        callbacks=[ntps, EarlyStopping("ntps/captured_r2", mode="max", patience=2), table, TQDMProgressBar()],
+        callbacks=[ntps, EarlyStopping("val_accuracy", mode="max", patience=2), table, TQDMProgressBar()],
         logger=TensorBoardLogger(args.logs, name="finetune_lora"),
         enable_checkpointing=False,
         log_every_n_steps=10,

@@ -1,4 +1,4 @@
-"""LoRA by Hugging Face's Trainer, stopped by what the autoregressive directions of its evaluations tell of the labels.
+"""LoRA by Hugging Face's Trainer, stopped by its accuracy and watched by what a probe reads of its evaluations.
 
 python -m examples.huggingface_trainer      # offline: SmolLM2-135M on the first words of BBC news; some minutes
 """
@@ -36,6 +36,11 @@ def load(tokenizer, sizes, length=24):
     return parts, sections
 
 
+def accuracy(evaluation):
+    """Of the finetuned head, by which it is stopped."""
+    return {"accuracy": float((evaluation.predictions.argmax(-1) == evaluation.label_ids).mean())}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="hub id or local folder (default: SmolLM2-135M from PyPI)")
@@ -63,7 +68,7 @@ def main():
         eval_strategy="epoch",
         save_strategy="epoch",
         load_best_model_at_end=True,
-        metric_for_best_model="eval_ntps/captured_r2",
+        metric_for_best_model="accuracy",
         save_total_limit=1,
         logging_steps=10,
         report_to=["tensorboard"],
@@ -75,6 +80,7 @@ def main():
         train_dataset=train,
         eval_dataset=evaluation,
         data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=accuracy,
         callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
     )
     ntps = watch(trainer)

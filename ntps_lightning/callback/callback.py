@@ -44,7 +44,8 @@ class NTPSCallback(Results, Callback):
     ``validation_step``, labels from the batch. Or, where it is trained on something else, such as next tokens, from
     a labelled side set (``data=``) that the model is run over beside: at each validation epoch, without validation at
     each epoch's end, and before the first step. All is logged before anything may monitor it, so that
-    ``EarlyStopping("ntps/captured_r2", mode="max")`` and ``ModelCheckpoint`` work wherever they are listed.
+    ``ModelCheckpoint("best", monitor="ntps/captured_r2", mode="max")`` and ``EarlyStopping`` work wherever they are
+    listed. (Where a run has a validation accuracy, stop on that: STUDY.md.)
 
     Logged, as floats and the same on every rank (see :class:`~ntps_lightning.NTPSDetails`): held out, each with its
     standard error ``ntps_se/...``, ``ntps/probe_accuracy``, ``ntps/probe_r2``, ``ntps/captured_r2``,
@@ -115,7 +116,7 @@ class NTPSCallback(Results, Callback):
 
     Example::
 
-        trainer = Trainer(callbacks=[NTPSCallback(), EarlyStopping("ntps/captured_r2", mode="max")])
+        trainer = Trainer(callbacks=[NTPSCallback()])
         trainer.fit(module, datamodule)
 
         # A causal language model that learns from instructions, and the labelled set that matters

@@ -54,6 +54,7 @@ DOTS = {
     "clock": {
         "columns": {
             "test accuracy": ("variance explained beyond the clock,\nof test accuracy", 0.0),
+            "test accuracy, all sets pooled": ("the same of all sets pooled\n(no verdict goes by it)", None),
             "test R² of the probe": ("of the probe's R² on test windows", 0.0),
         },
         "named": verdicts.CLOCK,
