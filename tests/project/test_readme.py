@@ -36,7 +36,7 @@ class Data(LightningDataModule):
 
 
 def test_there_are_snippets():
-    assert len(SNIPPETS) == 9
+    assert len(SNIPPETS) == 8
 
 
 def names_for(snippet: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy
 
-from benchmarks.decisions.analysis.candidates import ALL, series, truth
+from benchmarks.decisions.analysis.candidates import ALL, series, shown, truth
 from benchmarks.decisions.analysis.intervals import Interval, mean_over_sets, over_sets
 
 
@@ -60,6 +60,16 @@ def pooled(runs: dict[str, list[dict]], name: str, what: str) -> Interval:
     """The share in all sets together: one whose runs hardly differ counts for as little."""
     of_sets = moments(runs, name, what)
     return over_sets(lambda names: 1 - numpy.divide(*sum(numpy.array(of_sets[each]) for each in names)), of_sets)
+
+
+def by_set(runs: dict[str, list[dict]], names=("captured_r2", "val_accuracy")) -> dict[str, dict[str, float]]:
+    """How much runs of each set differ in test accuracy at a step, and the share of it that some explain."""
+    shares = {name: explained(runs, name, "accuracy") for name in names}
+    return {
+        data: {"standard deviation": float(cells(of_set, lambda run: truth(run, "accuracy")).std())}
+        | {shown(name): shares[name][data][0] for name in names}
+        for data, of_set in runs.items()
+    }
 
 
 def decide(runs: dict[str, list[dict]]) -> dict[str, dict]:

@@ -27,6 +27,7 @@ def findings(bases: list[dict], runs: list[dict], many: list[dict]) -> dict:
             "alarm": _decide(clean, partial(alarm.decide, first=ALARM_FROM)),
             "alarm, the other maximum": _decide(clean, partial(alarm.decide, first=1 - ALARM_FROM)),
             "clock": _decide(clean, clock.decide),
+            "clock, by set": clock.by_set(clean),
         }
     of_model = {model: [base for base in bases if base["base"]["model"] == model] for model in MODELS}
     of_model = {model: rows for model, rows in of_model.items() if rows}

@@ -14,6 +14,8 @@ MEASURES = {
     "layer": "test r2, minus the last layer",
 }
 
+# Of the first column, by the end or the start of a chapter's name.
+HEADS = {"by set": "set", "order": "k"} | dict.fromkeys(MEASURES, "number")
 YES = {True: "**yes**", False: "no"}
 
 
@@ -39,11 +41,11 @@ def _t(found: Interval | str) -> str:
 
 
 def _rows(chapter: str, rows: dict) -> str:
-    head = "number" if chapter.split(",")[0] in MEASURES else "k" if chapter.startswith("order") else ""
+    head = HEADS.get(chapter.split(",")[-1].strip()) or HEADS.get(chapter.split(",")[0], "")
     columns = list(next(iter(rows.values()), {}))
     lines = [[_name(name), *(_cell(row.get(column, "-")) for column in columns)] for name, row in rows.items()]
     measure = MEASURES.get(chapter.split(",")[0])
-    if measure:
+    if measure and measure in columns:
         lines = [[*line, f"{row[measure].exploratory:.3f}"] for line, row in zip(lines, rows.values(), strict=True)]
         columns = [*columns, f"exploratory sets: {measure}"]
     return table([head, *columns], lines)
@@ -54,7 +56,7 @@ def _name(name) -> str:
 
 
 def _cell(value) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _samples(found: dict) -> str:
