@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 from tests.support import ROOT
 
+GRACE = 10  # seconds
+
 
 def run_module(*arguments: Any, timeout: float = 180, **environment: str) -> subprocess.CompletedProcess[str]:
-    """``python -m`` with arguments, and with all that it starts killed where it takes too long.
+    """``python -m`` with arguments; where it takes too long it is ended with all that it started.
 
     Raises:
         subprocess.TimeoutExpired: If it does.
@@ -25,6 +28,10 @@ def run_module(*arguments: Any, timeout: float = 180, **environment: str) -> sub
         try:
             stdout, stderr = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGTERM)  # torchrun ends its workers, which are sessions of their own
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             raise
     return subprocess.CompletedProcess(line, process.returncode, stdout, stderr)

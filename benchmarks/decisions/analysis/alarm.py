@@ -24,7 +24,7 @@ def threshold(runs: dict[str, list[dict]], data: str | None, name: str, first: i
     largest = []
     for other, of_set in runs.items():
         for run in of_set:
-            if other != data and run["run"]["noise"] == 0 and not run["run"]["shuffled"]:
+            if other != data and run["run"]["noise"] == 0:
                 quiet = drops(run, name, first)[2:][~bad(run)]
                 largest.append(numpy.nanmax(quiet, initial=0.0))
     return sorted(largest)[math.ceil((1 - FALSE_ALARMS) * len(largest)) - 1] if largest else numpy.nan
