@@ -10,15 +10,14 @@ from torchmetrics.utilities import rank_zero_info, rank_zero_warn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import Unpack, override
 
-from ntps_lightning.batch_items import BatchItem, read_item
-from ntps_lightning.capture.own_pass import own_pass
+from ntps_lightning.batch_items import BatchItem
 from ntps_lightning.distributed import together
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.details import NTPSDetails
 from ntps_lightning.huggingface.kept import go_on, keep
+from ntps_lightning.huggingface.refusals import check_best_key, check_first_rows, refuse_twice
 from ntps_lightning.huggingface.trainer import WatchedTrainer
 from ntps_lightning.monitor.replay import Replay
-from ntps_lightning.watch.batch import input_ids
 from ntps_lightning.watch.listening import Listening
 from ntps_lightning.watch.names import is_ours
 from ntps_lightning.watch.records import Records
@@ -135,7 +134,8 @@ class NTPSTrainerCallback(Results, TrainerCallback):
             )
         for each in self._watches.values():
             each.new_monitor(self._trainer.model)
-        self._refuse_two()
+        others = [each for each in self._trainer.callbacks if isinstance(each, NTPSTrainerCallback)]
+        refuse_twice(set(self._watches), [set(each.records) for each in others])
         self._trainer.hear_evaluations(self._evaluation_loop, None if self._sides else self._prediction_step)
 
     @property
@@ -162,7 +162,8 @@ class NTPSTrainerCallback(Results, TrainerCallback):
             self._begin(each, early=True)
             keys |= self._check(each)
             keep(state, each)
-        self._check_best_key(keys)
+        prefixes = (*self._watches, f"eval_{self._settings.prefix}")
+        check_best_key(self._best_key, prefixes, keys, every_n_steps=self._every_n_steps)
         self._began = True
 
     @override
@@ -301,7 +302,7 @@ class NTPSTrainerCallback(Results, TrainerCallback):
                     callback.early_stopping_patience_counter -= 1  # it looks next, and finds nothing new
         return values
 
-    # What is refused
+    # Before training
 
     @property
     def _best_key(self) -> str | None:
@@ -309,7 +310,7 @@ class NTPSTrainerCallback(Results, TrainerCallback):
         return key if key is None or key.startswith("eval_") else f"eval_{key}"
 
     def _check(self, each: Watch) -> set[str]:
-        """Before training: refuse what cannot work. Returns the keys that will be logged."""
+        """Refuse what cannot work. Returns the keys that will be logged."""
         trainer = self._trainer
         side = self._sides.get(each.prefix)
         if side is not None:
@@ -322,62 +323,13 @@ class NTPSTrainerCallback(Results, TrainerCallback):
             if side is not None:
                 each.entry(trainer.model, trainer.caller)
             elif self._evaluates:
-                self._check_first_rows(each)
+                check_first_rows(trainer, each, each.prefix.removesuffix(f"_{self._settings.prefix}"))
             else:
                 rank_zero_warn(
                     f"`{each.prefix}` is measured on evaluations, and this run makes none (eval_strategy): give the"
                     " TrainingArguments one, or watch() a labelled side set (data=...)"
                 )
         return each.keys(monitor.layers)
-
-    def _check_best_key(self, keys: set[str]) -> None:
-        best = self._best_key
-        if best is None or not any(
-            is_ours(prefix, best) for prefix in (*self._watches, f"eval_{self._settings.prefix}")
-        ):
-            return
-        if best not in keys:
-            raise SetupError(f"metric_for_best_model={best!r} is none of what is logged: {sorted(keys)}")
-        if self._every_n_steps is not None:
-            raise SetupError(
-                f"metric_for_best_model={best!r} is looked for in evaluations, which measure nothing beside"
-                " every_n_steps=...; leave that out"
-            )
-
-    def _check_first_rows(self, each: Watch) -> None:
-        """Whether the first rows of the evaluation set have labels that are classes, or targets."""
-        try:
-            with own_pass(self._trainer.model):
-                rows = self._trainer.first_rows(each.prefix.removesuffix(f"_{self._settings.prefix}"))
-        except SetupError:
-            raise
-        except Exception:  # a collator that wants a whole batch, say: the first evaluation will tell
-            return
-        if rows is None:
-            return
-        where = self._settings.labels
-        if isinstance(where, str) and isinstance(rows, Mapping) and where not in rows:
-            raise SetupError(
-                f"a batch of the evaluation set has no {where!r}, only {sorted(rows)}: Trainer drops columns that the"
-                " model does not take (remove_unused_columns=False keeps them, if the collator does); or give watch()"
-                " a labelled side set (data=...)"
-            )
-        try:
-            labels = read_item(rows, where, "labels")
-            each.new_monitor(self._trainer.model).batch(labels, input_ids=input_ids(rows))
-        except SetupError as error:
-            raise SetupError(
-                f"the evaluation set cannot be listened to: {error}. Name its labels (labels=...), or give watch() a"
-                " labelled side set (data=...)"
-            ) from error
-
-    def _refuse_two(self) -> None:
-        others = [each for each in self._trainer.callbacks if isinstance(each, NTPSTrainerCallback)]
-        twice = {name for each in others for name in each.records} & set(self._watches)
-        if twice:
-            raise SetupError(
-                f"this Trainer is watched under {sorted(twice)} already: give the second watch() another prefix="
-            )
 
     # Watches
 

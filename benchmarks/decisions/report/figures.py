@@ -37,7 +37,7 @@ DOTS = {
         "columns": {
             "minus validation accuracy": (
                 "test accuracy where it stops, minus where\nvalidation accuracy does",
-                -0.015,
+                verdicts.STOP_BAR,
             ),
             "minus best fixed epoch": ("minus that at the epoch that is best\non other sets", 0.0),
         },
@@ -45,7 +45,7 @@ DOTS = {
     },
     "alarm": {
         "columns": {
-            "balanced accuracy": ("balanced accuracy", 0.65),
+            "balanced accuracy": ("balanced accuracy", verdicts.ALARM_BAR),
             "found": ("bad evaluations that were found", None),
             "silent where fine": ("fine ones where it was silent", None),
         },
