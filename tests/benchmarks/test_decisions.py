@@ -290,6 +290,7 @@ def fake_many(data, signal):
         for cut in ("1", "2", "5", "10", "all"):
             sees = cut in ("5", "10", "all")
             cuts[cut] = {"score": 0.01 + signal * at * sees, "drawn": [0.01, 0.001], "probe_r2": [0.1 * at, 0.01]}
+            cuts[cut] |= {"captured_in_sample": 0.1 * at * sees, "captured_r2": [-0.1 * at, 0.01]}
         stages.append({"cuts": cuts})
     return {"name": settings.Run(data).name, "run": {"data": data}, "scale": {"val": 10_000}, "stages": stages}
 
@@ -312,6 +313,9 @@ def test_enough_samples_are_those_from_which_on_all_pass():
     assert list(found) == ["1", "2", "5", "10", "17.4"]
     assert samples.enough(found) == "5"
     assert samples.holds(found["2"])["rise"] == 0
+    assert samples.mean(found["2"], "captured_in_sample") == 0
+    assert samples.mean(found["5"], "captured_in_sample") == pytest.approx(1)
+    assert samples.mean(found["2"], "captured_r2") == pytest.approx(-1)
     nothing = samples.decide([fake_many(data, 0.0) for data in settings.LARGE], 576)
     assert samples.enough(nothing) is None
 
@@ -321,7 +325,7 @@ def test_everything_is_written(bases, rows, tmp_path):
     found = findings(bases, rows, many)
     chapters = tables.chapters(found)
     assert "| `probe_r2` |" in chapters["stop"]
-    assert chapters["samples"].splitlines()[4].endswith("| yes |")
+    assert chapters["samples"].splitlines()[4].endswith("| yes | 1.00 | -1.00 |")
     figures.write(found, bases, rows, tmp_path)
     names = {path.stem for path in tmp_path.iterdir()}
     of_layers = {"layers", "layer_smollm2", "layer_gemma3"}

@@ -63,12 +63,17 @@ def _samples(found: dict) -> str:
     lines = []
     for ratio, by_set in found.items():
         said = samples.holds(by_set)
-        distances = ", ".join(f"{name} {each['distance after']:.1f}" for name, each in by_set.items())
+        before, after = (
+            ", ".join(f"{name} {each[f'distance {when}']:.1f}" for name, each in by_set.items())
+            for when in ("before", "after")
+        )
+        beside = [f"{samples.mean(by_set, name):.2f}" for name in samples.BESIDE]
         counted = [f"{said[name]} of {said['sets']}" for name in ("rise", "clear", "both")]
-        lines.append([ratio, f"{said['rank correlation']:.2f}", *counted, distances, "yes" if said["passes"] else "no"])
-    printed = table(
-        ["n/d", "mean rank correlation", "rise", "end 3 sd above null", "both", "sd above null at the end", "passes"],
-        lines,
-    )
+        follows = f"{said['rank correlation']:.2f}"
+        lines.append([ratio, follows, *counted, before, after, "yes" if said["passes"] else "no", *beside])
+    columns = ["mean rank correlation of `score`", "rise", "end 3 sd above null", "both"]
+    columns += ["sd above null before training", "sd above null at the end", "passes"]
+    others = [f"mean rank correlation of {shown(name)}" for name in samples.BESIDE]
+    printed = table(["n/d", *columns, *others], lines)
     smallest = samples.enough(found)
     return f"{printed}\n\nEnough: " + ("at no n/d that was tried." if smallest is None else f"from n/d {smallest} on.")
