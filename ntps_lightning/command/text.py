@@ -79,10 +79,8 @@ def _sizes(model: ModelReport) -> Iterator[Sequence[str]]:
     yield "layers", named if last else "1: the last (layers=-1)"
     yield "hidden size", f"d = {model.hidden_size}"
     yield "k", f"{model.k} by default (1% of d), or the number of classes where that is more"
-    yield (
-        "samples",
-        f"{model.samples} labelled ones are n/d = 20; of fewer the score is biased towards its null",
-    )
+    ratio = (model.samples or 0) // (model.hidden_size or 1)
+    yield "samples", f"{model.samples} labelled ones are n/d = {ratio}; of fewer the score is biased towards its null"
 
 
 def _cost(cost: Cost) -> Iterator[Sequence[str]]:

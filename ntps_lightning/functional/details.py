@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ntps_lightning.functional.held_out import HeldOut
 
-# Samples per hidden dimension below which the score is biased.
-FEW_SAMPLES_PER_DIM = 20
+# Samples per hidden dimension below which the score does not stand out from its null (STUDY.md, decision 7).
+FEW_SAMPLES_PER_DIM = 10
 # Why there are no held-out numbers where nobody wanted any.
 NO_ROWS = "no rows were kept"
 # What fields were called in states that earlier versions have saved.
@@ -54,7 +54,7 @@ class NTPSDetails:
         excess_loss_bounds: the bounds that NTPS puts on it (arXiv 2505.17169), lower and upper; with a ridge a
             little wider, from bounds on the extreme eigenvalues of B + ridge.
         num_samples: number of samples n.
-        samples_per_dim: n / d. Below about 20 the score is biased towards ``null``.
+        samples_per_dim: n / d. Below about 10 the score is biased towards ``null``, and noisy.
         p_value: how often shuffled labels would score as much (METHOD 35), by 199 draws: .005 where none did; ``None``
             where the whole curve was not asked for, nothing is centred or targets are more than 100.
         subspace_error: estimated sine of the largest angle between the autoregressive subspace that was used and the
@@ -119,6 +119,6 @@ def few_samples_warning(details: NTPSDetails) -> str | None:
         return None
     return (
         f"NTPS from {details.num_samples} samples is {details.samples_per_dim:.2g} per hidden dimension; below about"
-        f" {FEW_SAMPLES_PER_DIM} it is biased towards its null. Read it beside `null` and `lift`, and compare only"
-        " scores from the same number of samples."
+        f" {FEW_SAMPLES_PER_DIM} it is biased towards its null, and noisy. Read it beside `null` and `lift`, and compare"
+        " only scores from the same number of samples."
     )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -290,7 +292,10 @@ def test_one_dimension(rng):
 
 
 def test_few_samples_are_said(rng):
-    hidden = torch.from_numpy(rng.normal(size=(100, 4, 6)))
-    labels = torch.arange(100) % 2
-    with pytest.warns(UserWarning, match="biased towards its null"):
-        next_token_perception_score(hidden, labels)
+    """Below ten a dimension."""
+    for dims in (10, 11):
+        hidden, labels = torch.from_numpy(rng.normal(size=(100, 4, dims))), torch.arange(100) % 2
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            next_token_perception_score(hidden, labels)
+        assert [str(each.message).count("biased towards its null") for each in said] == [1] * (dims == 11)
