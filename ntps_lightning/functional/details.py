@@ -119,6 +119,6 @@ def few_samples_warning(details: NTPSDetails) -> str | None:
         return None
     return (
         f"NTPS from {details.num_samples} samples is {details.samples_per_dim:.2g} per hidden dimension; below about"
-        f" {FEW_SAMPLES_PER_DIM} it is biased towards its null, and noisy. Read it beside `null` and `lift`, and compare"
-        " only scores from the same number of samples."
+        f" {FEW_SAMPLES_PER_DIM} it is biased towards its null, and noisy. Read it beside `null` and `lift`, and"
+        " compare only scores from the same number of samples."
     )
