@@ -8,23 +8,19 @@ from typing import Any
 
 from ntps_lightning.errors import SetupError
 from ntps_lightning.prescreening.columns import Row
-from ntps_lightning.side_set.sample import IGNORED, plain
+from ntps_lightning.side_set.sample import IGNORED, is_missing, plain
 
 
-def is_missing(value: Any) -> bool:
+def is_empty(value: Any) -> bool:
     """Whether nothing stands there: ``None``, NaN, pandas' NA or white space."""
     value = plain(value)
-    if isinstance(value, float):
-        return math.isnan(value)
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or type(value).__name__ == "NAType"
+    return is_missing(value) or (isinstance(value, str) and not value.strip())
 
 
 def is_no_class(value: Any) -> bool:
     """Whether it is missing, or the class that losses ignore."""
     value = plain(value)
-    return is_missing(value) or (type(value) is int and value == IGNORED)
+    return is_empty(value) or (type(value) is int and value == IGNORED)
 
 
 def read_classes(rows: Sequence[Row]) -> list[str]:

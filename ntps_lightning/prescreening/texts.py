@@ -14,7 +14,7 @@ from unicodedata import category
 from ntps_lightning.errors import SetupError
 from ntps_lightning.functional.held_out import FEWEST_GROUPS, FEWEST_ROWS
 from ntps_lightning.prescreening.columns import Columns, Row
-from ntps_lightning.prescreening.labels import in_order, is_missing, is_no_class, read_classes, read_targets
+from ntps_lightning.prescreening.labels import in_order, is_empty, is_no_class, read_classes, read_targets
 from ntps_lightning.prescreening.sources import read_source
 
 # What the group of a text begins with that is in none of the user's.
@@ -133,7 +133,7 @@ def read_texts(
     if not rows:
         raise SetupError(f"{name} holds no row")
     remarks: list[str] = []
-    rows = _without_missing(rows, name, remarks, is_missing if regression else is_no_class)
+    rows = _without_missing(rows, name, remarks, is_empty if regression else is_no_class)
     labels: list[Any] = read_targets(rows) if regression else read_classes(rows)
     rows = [replace(row, label=each) for row, each in zip(rows, labels, strict=True)]
     rows = _chosen(rows, limit, seed, remarks)
@@ -164,7 +164,7 @@ def _check_choices(limit: int | None, seed: int) -> None:
 
 def _without_missing(rows: Sequence[Row], name: str, remarks: list[str], is_none: Callable[[Any], bool]) -> list[Row]:
     for row in rows:
-        if not is_missing(row.text) and not isinstance(row.text, str):
+        if not is_empty(row.text) and not isinstance(row.text, str):
             raise SetupError(f"the text of {row.place} is a {type(row.text).__name__}: it must be a str")
     written = [row for row in rows if isinstance(row.text, str) and _is_visible(row.text)]
     for row in written:
@@ -219,7 +219,7 @@ def _without_single(rows: list[Row], name: str, limit: int | None, remarks: list
 
 def _group(row: Row) -> str:
     """A user's group, or of a text by itself what its copies share."""
-    return f"{OWN_GROUP}{_hash(0, _plain(row.text))}" if is_missing(row.group) else f"group {row.group}"
+    return f"{OWN_GROUP}{_hash(0, _plain(row.text))}" if is_empty(row.group) else f"group {row.group}"
 
 
 def _plain(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ntps_lightning.errors import SetupError
-from ntps_lightning.side_set.sample import IGNORED, plain
+from ntps_lightning.side_set.sample import IGNORED, is_missing, plain
 
 _WANTED = "one a text: a word, an integer, a bool or a float, or a list of zeros and ones or of floats"
 
@@ -32,9 +31,9 @@ def read_labels(values: Sequence[Any], lengths: Sequence[int], what: str) -> lis
 
     """
     labels = [_scalar(value) for value in values]
-    there = [label for label in labels if not _is_missing(label)]
+    there = [label for label in labels if not is_missing(label)]
     if all(isinstance(label, str) for label in there):
-        labels = [None if _is_missing(label) else label for label in labels]
+        labels = [None if is_missing(label) else label for label in labels]
     elif all(isinstance(label, int) for label in there):
         labels = _integers(labels)
     elif all(isinstance(label, (int, float)) for label in there):
@@ -68,15 +67,11 @@ def _scalar(value: Any) -> Any:
     return value
 
 
-def _is_missing(label: Any) -> bool:
-    return label is None or type(label).__name__ == "NAType" or (isinstance(label, float) and math.isnan(label))
-
-
 def _integers(labels: list[Any]) -> list[int]:
     """Bools as they are where all are."""
     if all(isinstance(label, bool) for label in labels):
         return labels
-    return [IGNORED if _is_missing(label) else int(label) for label in labels]
+    return [IGNORED if is_missing(label) else int(label) for label in labels]
 
 
 def _lists(labels: list[list[Any]], what: str) -> list[list[Any]]:
@@ -93,7 +88,7 @@ def _lists(labels: list[list[Any]], what: str) -> list[list[Any]]:
 
 
 def _refuse_missing(labels: list[Any], what: str) -> None:
-    missing = sum(map(_is_missing, labels))
+    missing = sum(map(is_missing, labels))
     if missing:
         raise SetupError(
             f"{missing} of {len(labels)} labels of {what} are missing among targets (floats, or lists); leave those"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,6 +34,11 @@ class Sample:
 def plain(value: Any) -> Any:
     """A scalar, array or tensor as Python has it."""
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a plain label is none: ``None``, NaN or pandas' NA."""
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value))
 
 
 def digest(samples: Iterable[Sample]) -> str:
