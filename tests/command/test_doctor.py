@@ -49,7 +49,7 @@ def test_a_real_model(doctor):
     assert '31: 0 (the embeddings) to 30 (after the final norm); layers="all" takes them all' in text
     model = facts["model"]
     assert (model["name"], model["supported"], model["layers"]) == ("LlamaForCausalLM", True, 31)
-    assert (model["hidden_size"], model["k"], model["samples"]) == (576, 6, 20 * 576)
+    assert (model["hidden_size"], model["k"], model["samples"]) == (576, 6, 10 * 576)
     assert 3 * 576**2 * 8 <= model["cost"]["sums_bytes"] < 1.01 * 3 * 576**2 * 8
 
 
