@@ -6,7 +6,7 @@ how many layers the set has, how much too high the best layer's number is and ho
 sets that are drawn by themselves, the same coverages unpaired. Equal layers, the same states each through noise of its
 own, are the hardest case: there a set must hold any one of them, and no rank may be told from another.
 
-python -m benchmarks.ranking            # twenty minutes
+python -m benchmarks.ranking            # half an hour
 """
 
 import argparse

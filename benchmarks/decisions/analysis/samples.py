@@ -13,12 +13,16 @@ BESIDE = ("captured_in_sample", "captured_r2")  # of which no verdict is asked
 def at_cut(run: dict, cut: str) -> dict[str, float]:
     """What the score of so many samples says over a run, and how others of as many follow."""
     read = [stage["cuts"][cut] for stage in run["stages"]]
-    whole = [stage["cuts"]["all"]["probe_r2"][0] for stage in run["stages"]]
+    whole, errors = zip(*(stage["cuts"]["all"]["probe_r2"] for stage in run["stages"]), strict=True)
     scores = [each["score"] for each in read]
     mean, deviation = read[-1]["drawn"]
     beside = {name: spearman([_value(each[name]) for each in read], whole) for name in BESIDE}
     return beside | {
         "rank correlation": spearman(scores, whole),
+        "r2 before": whole[0],
+        "r2 best": max(whole),
+        "r2 last": whole[-1],
+        "r2 error": max(errors),
         "rise": scores[-1] - scores[0],
         "distance before": (scores[0] - read[0]["drawn"][0]) / read[0]["drawn"][1],
         "distance after": (scores[-1] - mean) / deviation,

@@ -76,4 +76,10 @@ def _samples(found: dict) -> str:
     others = [f"mean rank correlation of {shown(name)}" for name in samples.BESIDE]
     printed = table(["n/d", *columns, *others], lines)
     smallest = samples.enough(found)
-    return f"{printed}\n\nEnough: " + ("at no n/d that was tried." if smallest is None else f"from n/d {smallest} on.")
+    enough = "at no n/d that was tried" if smallest is None else f"from n/d {smallest} on"
+    moved = ", ".join(
+        f"{name} {each['r2 before']:.3f}, {each['r2 best']:.3f}, {each['r2 last']:.3f} (se {each['r2 error']:.3f})"
+        for name, each in by_set.items()
+    )
+    when = "before training, at its best, at the end"
+    return f"{printed}\n\nEnough: {enough}.\n\nHeld-out R² of all windows {when}: {moved}."
