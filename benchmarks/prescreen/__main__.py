@@ -1,6 +1,6 @@
 """Prescreening beside transformer-ranker 0.2.0: the same models, texts, tokens and threads, all layers.
 
-1. Seconds of the processor, and peak memory beyond the loaded model, of 250 to 2,000 texts of 32 tokens of BBC news on
+1. Seconds of the processor, and peak memory beyond the loaded model, of 250 to 4,000 texts of 32 tokens of BBC news on
    SmolLM2-135M: of all our numbers, and of one of its three estimators (H-score; each needs a run of its own, or the
    embeddings at hand). It keeps an embedding a text and layer, n L d numbers. The pass is the model's calls with the
    sums or embeddings that are made of them; the rest, of ours, is mostly the hash that tells the model apart.
@@ -43,6 +43,7 @@ from benchmarks.prescreen.settings import (
     PARTIES,
     RESULTS,
     SEED,
+    TEXTS_A_CALL,
     TOY,
     USUAL,
     Scale,
@@ -112,8 +113,7 @@ class Benchmark:
 
 def cost(party: str, n: int) -> dict:
     """What a party takes for n texts."""
-    who, texts_a_call = PARTIES[party]
-    return measure(who, "cost", model=COST_MODEL, data=COST_DATA, n=n, texts_a_call=texts_a_call)
+    return measure(PARTIES[party], "cost", model=COST_MODEL, data=COST_DATA, n=n, texts_a_call=TEXTS_A_CALL)
 
 
 def layers(options: dict) -> dict:

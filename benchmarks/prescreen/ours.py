@@ -2,6 +2,8 @@
 
 import tempfile
 
+import torch
+
 from benchmarks.prescreen.cost import Meter
 from benchmarks.prescreen.settings import BUILD, LENGTH, MODELS
 from benchmarks.prescreen.texts import same_length, split
@@ -49,12 +51,11 @@ def _accuracy(measured, index: int):
     return next(layer.probe_accuracy for layer in measured.layers if layer.layer == index)
 
 
-def cost(model: str, data: str, n: int, texts_a_call: int | None) -> dict:
+def cost(model: str, data: str, n: int, texts_a_call: int) -> dict:
     """Of all numbers of all layers of a model in memory."""
     reader, decoder = tokenizer(model), backbone(model)
     pairs = same_length(data, n, reader)
-    if texts_a_call is not None:
-        pace._FIRST = texts_a_call * LENGTH
+    assert texts_a_call * LENGTH == pace.Pace(torch.device("cpu")).tokens, "prescreening takes another number by itself"
     meter = Meter(decoder)
     meter.watch("gathering", NextTokenPerceptionScore, ["update"])
     meter.watch("estimation", NTPSMonitor, ["compute"])

@@ -26,12 +26,9 @@ LENGTH = 32  # tokens of a text, at most
 SEED = 0  # of the order of texts
 
 COST_MODEL, COST_DATA = "smollm2", "bbc"
-# By name, who measures and how many texts a call of the model is over; None: as many as prescreening takes by itself.
-PARTIES: dict[str, tuple[str, int | None]] = {
-    "ours": ("ours", None),
-    "ours, 32 texts a call": ("ours", 32),
-    "transformer-ranker, 32 texts a call": ("peer", 32),  # its default
-}
+# By name, who measures; both call the model over 32 texts of 32 tokens at a time, as each does by itself.
+TEXTS_A_CALL = 32
+PARTIES = {"ours": "ours", "transformer-ranker": "peer"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Scale:
 
     measured: int = 700  # texts that numbers are measured on: more than there are dimensions, as H-score and LogME need
     tested: int = 800  # other texts, at most
-    sizes: tuple[int, ...] = (250, 500, 1000, 2000)  # whose cost is measured
+    sizes: tuple[int, ...] = (250, 500, 1000, 2000, 4000)  # whose cost is measured
     rounds: int = 2  # of those
     sets: tuple[str, ...] = SETS
 

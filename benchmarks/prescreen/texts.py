@@ -30,13 +30,15 @@ def split(data: str, measured: int, tested: int) -> Split:
 
 
 def same_length(data: str, count: int, tokenizer) -> Pairs:
-    """Texts that have at least ``LENGTH`` tokens, and few words beyond.
+    """Texts that have at least ``LENGTH`` tokens, and few words beyond: the beginning of each, then what follows.
 
     Raises:
         ValueError: If there are not so many.
 
     """
-    pairs = {" ".join(text.split()[: 2 * LENGTH]): label for text, label in shuffled(data)}
+    every = [(text.split(), label) for text, label in shuffled(data)]
+    starts = range(0, max(len(words) for words, _ in every), 2 * LENGTH)
+    pairs = {" ".join(words[i : i + 2 * LENGTH]): y for i in starts for words, y in every if i < len(words)}
     classes = sorted(set(pairs.values()))
     ids = tokenizer(list(pairs))["input_ids"]
     found = [(text, classes.index(y)) for (text, y), row in zip(pairs.items(), ids, strict=True) if len(row) >= LENGTH]

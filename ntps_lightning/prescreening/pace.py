@@ -6,7 +6,9 @@ import torch
 
 from ntps_lightning.available import available_bytes
 
-# Where calls begin, and stay on a CPU, whose caches larger ones leave; past the most a GPU gains nothing.
+# Tokens of a call on a CPU, whose caches larger ones leave, and where calls begin elsewhere; past the most a GPU gains
+# nothing.
+_ON_CPU = 1024
 _FIRST = 8192
 _MOST = 2**18
 # Of the free memory, what twice a call's may take.
@@ -25,11 +27,11 @@ class Pace:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.tokens = _FIRST
+        self.tokens = _ON_CPU if device.type == "cpu" else _FIRST
         self._device = device
         self._grows = device.type == "cuda"
         self._before = 0
-        self._under_way = _FIRST
+        self._under_way = self.tokens
 
     def rows(self, length: int) -> int:
         """How many rows the next call takes, the longest of which has so many tokens: at least one."""

@@ -235,8 +235,8 @@ def test_what_has_a_row_is_not_measured_again(tmp_path, monkeypatch):
     scale = settings.Scale(sizes=(10, 20), rounds=2)
     command.Benchmark(tmp_path, scale).cost()
     first, second = asked[: len(asked) // 2], asked[len(asked) // 2 :]
-    assert first == [(who, "cost", n) for n in (10, 20) for who, _ in settings.PARTIES.values()]
-    assert second == [(who, "cost", n) for n in (10, 20) for who, _ in list(settings.PARTIES.values())[::-1]]
+    assert first == [(who, "cost", n) for n in (10, 20) for who in settings.PARTIES.values()]
+    assert second == [(who, "cost", n) for n in (10, 20) for who in list(settings.PARTIES.values())[::-1]]
     command.Benchmark(tmp_path, scale).cost()
     assert len(asked) == len(first + second)
     row = json.loads((tmp_path / "cost.jsonl").read_text().splitlines()[0])
