@@ -63,7 +63,7 @@ def together(group: Any = None) -> Iterator[None]:
     Nothing in the block may wait for other ranks.
 
     Raises:
-        SetupError: (a ``ValueError``) If another rank raised one.
+        SetupError: (a ``ValueError``) If another rank raised one, with what that says.
         ValueError: If another rank raised anything else. What the rank itself raised stays what it is.
 
     """
@@ -74,10 +74,13 @@ def together(group: Any = None) -> Iterator[None]:
         fault = error
     kind = 0 if fault is None else 2 if isinstance(fault, SetupError) else 1
     (worst,) = max_over_ranks([kind], group)
+    if not worst:
+        return
+    said = gather((kind, str(fault) or repr(fault)), group)
     if fault is not None:
         raise fault
-    if worst:
-        raise (SetupError if worst == 2 else ValueError)(ELSEWHERE)
+    rank, reason = next((rank, reason) for rank, (kind, reason) in enumerate(said) if kind == worst)
+    raise (SetupError if worst == 2 else ValueError)(f"{reason} (on rank {rank})")
 
 
 def gather_tensor(tensor: Tensor, group: Any = None) -> Tensor:
@@ -108,11 +111,12 @@ def from_first_rank(value: T) -> T:
     return values[0]
 
 
-def gather(value: T) -> list[T]:
-    """The picklable ``value`` of every rank, on every rank; every rank must call it."""
-    values = [value] * rank_and_world_size()[1]
-    if len(values) > 1:
-        dist.all_gather_object(values, value)
+def gather(value: T, group: Any = None) -> list[T]:
+    """The picklable ``value`` of each rank of ``group``, by default all, on each; each must call it."""
+    if rank_and_world_size()[1] == 1:
+        return [value]
+    values = [value] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group)
     return values
 
 
