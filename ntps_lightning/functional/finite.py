@@ -25,7 +25,7 @@ def refuse_unsummable(hidden_states: Tensor, part: Part) -> None:
     if broken:
         raise ValueError(
             f"hidden_states hold NaN or Inf at valid tokens of samples {broken[:8]} of the batch ({len(broken)} of"
-            f" {size}); check the model's precision or learning rate"
+            f" {size}); check the model's dtype (float16 overflows where bfloat16 does not) or the learning rate"
         )
     largest = float(tokens.abs().amax())
     if largest > _LARGEST:

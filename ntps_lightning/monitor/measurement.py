@@ -126,7 +126,10 @@ class Measurement:
             with torch.inference_mode(False):
                 metric.to(hidden_states.device)  # weights that are offloaded do not tell where states will be
         ids, groups = samples.counting(samples.ids), samples.counting(samples.groups)
-        metric.update(hidden_states, samples.labels, samples.packed, ids, groups)
+        try:
+            metric.update(hidden_states, samples.labels, samples.packed, ids, groups)
+        except ValueError as error:
+            raise type(error)(self._named(layer, error)) from error
 
     def count(self, seen: int, calls: Sequence[Samples]) -> None:
         """Count the samples of a batch, and those of the calls that were its own."""
@@ -208,8 +211,13 @@ class Measurement:
                 whole = whole_curve and layer == max(self.layers)
                 found[layer] = metric.details(whole_curve=whole, sync=False, estimators=estimators)
             except Exception as error:
-                found[layer] = str(error) or repr(error)
+                found[layer] = self._named(layer, error)
         return found
+
+    def _named(self, layer: int, error: Exception) -> str:
+        """What went wrong, and in which of several layers."""
+        said = str(error) or repr(error)
+        return said if len(self.layers) == 1 else f"layer {layer}: {said}"
 
     def _shown(self) -> _Shown:
         updated = {layer: metric for layer, metric in self._metrics.items() if metric.update_called}

@@ -190,6 +190,17 @@ def test_what_went_wrong_is_raised_and_gives_no_number(model, step, error, messa
     assert monitor.compute()[LAYERS].num_samples == 60
 
 
+def test_of_several_layers_the_one_that_cannot_be_scored_is_named(model):
+    """In half precision a late layer overflows first."""
+    (batch, *_), monitor = list(loader(60)), NTPSMonitor(model, layers=[0, 1, 2])
+    late = model.get_decoder().layers[1].register_forward_hook(lambda m, a, out: out * float("inf"))
+    said = r"^layer 2: hidden_states hold NaN or Inf .* dtype \(float16"
+    with pytest.raises(ValueError, match=said):
+        show(monitor, model, [batch])
+    late.remove()
+    assert monitor.fault.startswith("layer 2: ")
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
