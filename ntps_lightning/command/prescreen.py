@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -12,12 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ntps_lightning.command import processes
+
 if TYPE_CHECKING:
     from ntps_lightning.prescreening.result import Prescreen
 
 # Of the report.
 _FILES = ("report.html", "report.md", "layers.csv", "result.json")
-# What errors call arguments of Python's, and what they are here.
+# What errors call arguments of Python's, and what they are here; not where they are part of a name or path.
 _OPTIONS = {
     "text=...": "--text-column NAME",
     "label=...": "--label-column NAME",
@@ -43,7 +46,10 @@ which of two checkpoints is ahead, on two sets, of at most 1,000 texts each (the
       --data news=news.jsonl --data tickets=tickets/ --limit 1000 --output report
 
 Texts run once through each model; nothing is trained. What was measured is kept (see --cache): a run that was stopped
-goes on with the same command, and one more model or set costs that one alone.
+goes on with the same command, and one more model or set costs that one alone (the others too where the new model's
+tokenizer sees texts as equal that theirs tell apart: all models are read on the same texts in the same groups).
+
+several GPUs, or processes, share the texts:  torchrun --nproc-per-node 2 -m ntps_lightning prescreen ...
 
 exit codes: 0 all fine, 1 what was given cannot be measured (one line says why), 2 the arguments are not understood,
 130 stopped by Ctrl-C.
@@ -95,29 +101,33 @@ def add_prescreen(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, print and write the report; returns the exit code."""
+    """Measure, write the report and print; returns the exit code."""
     from ntps_lightning.errors import SetupError
 
     try:
-        if options.output is not None:
-            _make(Path(options.output))
-        with _short_warnings():
+        with processes.joined(options.device), _short_warnings():
             result = _measure(options)
-        _tell(options, result)
-    except SetupError as error:
-        print(f"ntps prescreen: {_in_shell(str(error))}", file=sys.stderr)
+        if processes.is_first():
+            _tell(options, result)
+    except SetupError as error:  # each process has the same
+        _say(in_shell(str(error)))
         return 1
     except OSError as error:
-        print(f"ntps prescreen: {error.filename or options.output}: {error.strerror or error}", file=sys.stderr)
+        _say(f"{error.filename or options.output or 'standard output'}: {error.strerror or error}")
         return 1
     except KeyboardInterrupt:
-        print(
-            f"\nntps prescreen: stopped; each model on each set that was finished is kept in {_cache(options)}, and the"
-            " same command goes on from there",
-            file=sys.stderr,
+        print(file=sys.stderr)
+        _say(
+            f"stopped; each model on each set that was finished is kept in {_cache(options)}, and the same command goes"
+            " on from there"
         )
         return 130
     return 0
+
+
+def _say(line: str) -> None:
+    if processes.is_first():
+        print(f"ntps prescreen: {line}", file=sys.stderr)
 
 
 def named(given: Sequence[str], option: str) -> dict[str, str]:
@@ -189,7 +199,12 @@ def _make(folder: Path) -> None:
 
 
 def _measure(options: argparse.Namespace) -> Prescreen:
-    models, data = named(options.model, "--model"), named(options.data, "--data")
+    from ntps_lightning.distributed import together
+
+    with together():
+        models, data = named(options.model, "--model"), named(options.data, "--data")
+        if options.output is not None and processes.is_first():
+            _make(Path(options.output))
 
     from ntps_lightning.prescreening.prescreen import prescreen
 
@@ -215,12 +230,18 @@ def _tell(options: argparse.Namespace, result: Prescreen) -> None:
     from ntps_lightning.prescreening.report.answers_json import as_json
     from ntps_lightning.prescreening.report.page import page_of
 
-    if options.json:
-        print(as_json(result))
-    else:
-        terminal.show(page_of(result))
-    if options.output is not None:
-        page = write_report(result, options.output)
+    page = None if options.output is None else write_report(result, options.output)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # of a terminal without the ² of R² or a name's letters
+    try:
+        if options.json:
+            print(as_json(result))
+        else:
+            terminal.show(page_of(result))
+        sys.stdout.flush()
+    except BrokenPipeError:  # head, or a pager that was left, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if page is not None:
         print(f"\nThe report: {page}", file=sys.stderr if options.json else sys.stdout)
 
 
@@ -239,13 +260,13 @@ def _short_warnings() -> Iterator[None]:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"ntps prescreen: {_in_shell(str(message))}", file=sys.stderr)
+    _say(in_shell(str(message)))
 
 
-def _in_shell(message: str) -> str:
+def in_shell(message: str) -> str:
     """With options in place of Python's arguments."""
     for argument, option in _OPTIONS.items():
-        message = message.replace(argument, option)
+        message = re.sub(rf"(?<![\w/.=-]){re.escape(argument)}", option, message)
     return message
 
 

@@ -51,9 +51,10 @@ def prescreen(
 
     Data are read and models are found before any is loaded. Each model is loaded once, runs once over each set of
     texts, and is let go. What was measured is kept on disk at once, so that a run that is broken off, or repeated with
-    one model or set more, measures only what is new; files are told apart by the content of models and data, the
-    settings and the versions of this package, torch and transformers, not by names or devices. A model that fails costs
-    a remark; where all do, the first error is raised.
+    one model or set more, measures only what is new. (Where a new model's tokenizer sees texts as equal, or as empty,
+    that the others told apart, it measures those too: all models read the same texts in the same groups.) Files are
+    told apart by the content of models and data, the settings and the versions of this package, torch and transformers,
+    not by names or devices. A model that fails costs a remark; where all do, the first error is raised.
 
     With ``torch.distributed`` every rank calls it with the same arguments, and texts are shared out. Numbers are the
     same each time on a CPU; on a GPU, where calls are as large as memory allows, but for rounding.
@@ -84,9 +85,6 @@ def prescreen(
             Or where no model could be measured.
 
     """
-    _check(layers, max_length)
-    check_dtype(dtype)
-    place = read_device(device)
     folder = default_folder() if cache is None else Path(cache).expanduser()
     reading: dict[str, Any] = {
         "text": text,
@@ -96,9 +94,12 @@ def prescreen(
         "limit": limit,
         "seed": seed,
     }
-    if folder.exists() and not folder.is_dir():
-        raise SetupError(f"cache must be a folder, {folder} is a file")
     with together():
+        _check(layers, max_length)
+        check_dtype(dtype)
+        place = read_device(device)
+        if folder.exists() and not folder.is_dir():
+            raise SetupError(f"cache must be a folder, {folder} is a file")
         sets = [read_texts(source, name=name, **reading) for name, source in _named_data(data, {text, label})]
         sources = [_found(source, name, hashed=cache is not None) for name, source in _named_models(models)]
         _refuse_twice([texts.name for texts in sets], "data sets", "data")

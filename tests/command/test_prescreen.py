@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+from ntps_lightning import prescreen
 from ntps_lightning.command.main import main
-from ntps_lightning.command.prescreen import named
+from ntps_lightning.command.prescreen import in_shell, named
 from ntps_lightning.errors import SetupError
 from ntps_lightning.prescreening.result import Prescreen
 from tests.prescreening.tiny import llama_folder, rows
@@ -151,6 +153,67 @@ def test_interrupted_it_says_what_is_kept(folder, tmp_path, monkeypatch, capsys)
     assert main(arguments) == 0, capsys.readouterr().err
     assert len(list(cache.glob("*.json"))) == 4
     assert kept.stat().st_mtime_ns == written
+    resumed = capsys.readouterr().out
+    assert main(["prescreen", *BOTH, "--cache", str(tmp_path / "another"), "--json"]) == 0
+    assert capsys.readouterr().out == resumed
+
+
+def test_several_processes_share_the_texts_and_one_speaks(folder, tmp_path):
+    """Under torchrun: the numbers of one process, and one report."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    line = [*start, "-m", "ntps_lightning", "prescreen", "--model", "one", "--data", "films.csv", "--json"]
+    places = ["--cache", str(tmp_path / "cache"), "--output", str(tmp_path / "out")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": 300}
+    run = subprocess.run([*line, *places], **options)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("The report: ") == 1
+    both = json.loads(run.stdout)
+    result = Prescreen.load(tmp_path / "out" / "result.json")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    alone = prescreen({"one": str(folder / "one")}, {"films": str(folder / "films.csv")}, cache=tmp_path / "alone")
+    values = [[layer.probe_r2.value for layer in each.measured[0].layers] for each in (result, alone)]
+    assert values[0] == pytest.approx(values[1], abs=1e-5)
+    assert both["layers"][0]["samples"] == alone.measured[0].num_samples
+    wrong = subprocess.run([*line, *places, "--label-column", "stars"], **options)
+    assert wrong.returncode == 1
+    (line,) = [each for each in wrong.stderr.splitlines() if each.startswith("ntps prescreen: ")]
+    assert "'stars'" in line
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch, capsys):
+    for name, value in {"RUN_ID": "x"}.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert main(["prescreen", "--model", "one", "--data", "films.csv"]) == 1
+    assert "torchrun started 2 processes where there are 1 GPUs" in capsys.readouterr().err
+
+
+def test_the_report_is_there_whatever_becomes_of_the_output(folder, tmp_path):
+    """A reader that has left, and a terminal that has no letter of R²."""
+    places = f"--cache {tmp_path}/cache --output {tmp_path}"
+    line = f"{sys.executable} -m ntps_lightning prescreen --model one --data films.csv {places}"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": 300}
+    left = subprocess.run(["bash", "-o", "pipefail", "-c", f"{line}/left | true"], **options)
+    assert left.returncode == 0
+    assert "rror" not in left.stderr
+    assert (tmp_path / "left" / "result.json").exists()
+    plain = subprocess.run(["bash", "-c", f"{line}/plain"], **options)
+    assert plain.returncode == 0
+    assert "R? 0." in plain.stdout
+    assert (tmp_path / "plain" / "report.html").read_bytes() == (tmp_path / "left" / "report.html").read_bytes()
+
+
+def test_arguments_of_python_are_options_here_but_not_in_paths():
+    said = in_shell("out/seed=3/limit=5 holds no weights (limit=40, seed=0); `label=...` says which, max_length=2")
+    assert said == (
+        "out/seed=3/limit=5 holds no weights (--limit 40, --seed 0); `--label-column NAME` says which, --max-length 2"
+    )
 
 
 def test_a_report_that_cannot_be_written_is_one_line(folder, monkeypatch, capsys, tmp_path):
