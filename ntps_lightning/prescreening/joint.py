@@ -32,23 +32,21 @@ class Joint:
     Args:
         values: ``(K,)`` float64.
         covariance: ``(K, K)`` float64 of their errors.
-        seed: of the draws.
 
     """
 
     values: Tensor
     covariance: Tensor
-    seed: int = 0
 
     @classmethod
-    def of(cls, estimates: Sequence[Estimate], rows: Sequence[Hashable], seed: int = 0) -> Joint:
+    def of(cls, estimates: Sequence[Estimate], rows: Sequence[Hashable]) -> Joint:
         """Of estimates, and of each a key of the rows that it was read on: those with one key are paired."""
         values = torch.tensor([each.value for each in estimates], dtype=torch.float64)
         covariance = torch.zeros(len(values), len(values), dtype=torch.float64)
         for key in dict.fromkeys(rows):
             index = torch.tensor([i for i, other in enumerate(rows) if other == key])
             covariance[index[:, None], index] = _paired([estimates[i] for i in index])
-        return cls(values, covariance, seed)
+        return cls(values, covariance)
 
     @property
     def difference_se(self) -> Tensor:
@@ -59,11 +57,11 @@ class Joint:
         return torch.where(found > _SAME * both, found, 0).sqrt()
 
     def draws(self) -> Tensor:
-        """``(D, K)`` errors."""
+        """``(D, K)`` errors, the same each time."""
         eigenvalues, vectors = torch.linalg.eigh(self.covariance)
         # The symmetric root: signs of eigenvectors cancel in it, so that any LAPACK gives the same draws.
         root = (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.T
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(0)
         half = torch.randn(_DRAWS // 2, len(root), dtype=torch.float64, generator=generator) @ root
         return torch.cat([half, -half])
 

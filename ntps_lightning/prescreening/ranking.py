@@ -57,9 +57,10 @@ class Ranking:
         of: ``"layers"``, ``"models"`` or ``"data"``.
         ranked: the candidates.
         labels: that the first was read on: of the texts that were kept.
-        labels_to_settle: to read on, that would tell the two first apart at 95% in four of five samples, two digits of
-            them; ``None`` where their numbers or predictions are the same, or there is one candidate. The difference
-            that it goes by is itself uncertain.
+        hardest: which of :attr:`ties` takes most labels to be told from the first; ``None`` where it is settled.
+        labels_to_settle: to read on, that would tell these two apart at 95% in four of five samples, two digits of
+            them; ``None`` where it is settled, or their numbers or predictions are the same. The difference that it
+            goes by is itself uncertain.
         beyond_kept: whether these are more than are kept of a set, however many labels there are.
         remarks: what a reader should know of this order.
 
@@ -68,6 +69,7 @@ class Ranking:
     of: str
     ranked: tuple[Ranked, ...]
     labels: int
+    hardest: str | None
     labels_to_settle: int | None
     beyond_kept: bool
     remarks: tuple[str, ...] = ()
@@ -168,27 +170,38 @@ def _rank(of: str, candidates: Sequence[_Candidate]) -> Ranking:
         )
         for i, each in enumerate(order)
     )
-    labels = _labels_to_settle(order, ranked)
+    hardest, labels = _hardest(order, ranked)
+    known = math.isfinite(labels)
     return Ranking(
         of=of,
         ranked=ranked,
         labels=round(order[0].labels),
-        labels_to_settle=None if labels is None else two_digits(labels),
-        beyond_kept=labels is not None and any(labels * each.num_kept > KEPT * each.labels for each in order[:2]),
+        hardest=hardest.name if hardest else None,
+        labels_to_settle=two_digits(labels) if known else None,
+        beyond_kept=known and any(labels * each.num_kept > KEPT * each.labels for each in (order[0], hardest) if each),
         remarks=_remarks(of, order, ranked),
     )
 
 
-def _labels_to_settle(order: Sequence[_Candidate], ranked: Sequence[Ranked]) -> float | None:
-    """Errors shrink with the square root of the number of labels that are read on."""
-    if len(order) < 2 or 0 in ranked[1].behind:
-        return None
-    first, second = order[:2]
-    difference, se = ranked[1].behind
-    if first.rows == second.rows:
+def _hardest(order: Sequence[_Candidate], ranked: Sequence[Ranked]) -> tuple[_Candidate | None, float]:
+    """Of those that may be the best, which takes most labels to be told from the first, and how many."""
+    ties: list[tuple[_Candidate | None, float]] = [
+        (each, _labels_to_tell(order[0], each, place.behind))
+        for each, place in zip(order[1:], ranked[1:], strict=True)
+        if place.may_be_best
+    ]
+    return max(ties, key=lambda tie: tie[1], default=(None, math.inf))
+
+
+def _labels_to_tell(first: _Candidate, other: _Candidate, behind: Number) -> float:
+    """Errors shrink with the square root of the number of labels that are read on; infinite where nothing is known."""
+    if 0 in behind:
+        return math.inf
+    difference, se = behind
+    if first.rows == other.rows:
         variance = first.labels * se**2
     else:
-        variance = first.labels * first.estimate.se**2 + second.labels * second.estimate.se**2
+        variance = first.labels * first.estimate.se**2 + other.labels * other.estimate.se**2
     return variance * (_WIDE / difference) ** 2
 
 

@@ -147,7 +147,9 @@ def test_as_many_labels_as_a_monitor_keeps_are_read():
 def test_a_table_has_no_labels_to_settle_that_are_at_hand(one):
     found = rank_layers(with_r2(one, estimate(0.52, [0.05, -0.05] * 10), estimate(0.5, [0.0] * 20)))
     assert labels_cell(found) == f"{found.labels_to_settle:,}"
-    assert labels_cell(replace(found, labels_to_settle=found.labels)) == "-"
+    assert labels_cell(replace(found, labels_to_settle=found.labels)) == "at hand"
+    assert labels_cell(replace(found, labels_to_settle=None)) == "not known"
+    assert labels_cell(rank_layers(with_r2(one, estimate(0.9, [0.01, -0.01] * 10), estimate(0.1, [0.0] * 20)))) == "-"
 
 
 def test_of_two_data_sets_each_needs_so_many():
@@ -200,3 +202,22 @@ def test_a_lead_that_more_layers_flatter_is_remarked_on(one):
 
 def test_a_ranking_is_the_same_every_time(one):
     assert rank_layers(one) == rank_layers(one)
+
+
+def test_what_settles_it_is_the_hardest_of_those_that_may_be_best(one):
+    """The second is close behind with a small error, and is none of them."""
+    near = [0.5, -0.5] * 10
+    far = [0.5, -0.5, -0.5, 0.5] * 5
+    close = [near[i] + (0.001 if i % 2 else -0.001) for i in range(20)]
+    row = with_r2(one, estimate(0.5, near), estimate(0.46, close), estimate(0.4, far))
+    found = rank_layers(row)
+    assert [each.layer for each in found.ranked] == [0, 1, 2]
+    assert [each.layer for each in found.ties] == [2]
+    assert found.hardest == "layer 2"
+    assert found.labels_to_settle == two_digits(found.labels * (2.8 * found.ranked[2].behind[1] / 0.1) ** 2)
+    assert to_settle(found).startswith("To tell layer 0 from layer 2 in four of five samples")
+    more = rank_layers(with_r2(one, *[layer.probe_r2 for layer in row.layers], estimate(0.1, far)))
+    assert [each.layer for each in more.ties] == [2, 3]
+    assert more.hardest == "layer 2"
+    assert "from layer 2, the hardest of these, in four" in to_settle(more)
+    assert rank_layers(with_r2(one, estimate(0.9, near), estimate(0.1, close))).hardest is None

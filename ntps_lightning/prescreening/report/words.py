@@ -16,9 +16,9 @@ _MOST_LINES = 8
 CAVEATS = (
     "± is one standard error. Accuracy and R² are held out: of a linear probe on the model as it is, read on texts "
     "that it was not fitted on. Score, null, lift, RankMe, H-score and LogME are of all texts, and not held out.",
-    "What may be the best, and ranks, are at 95%. Labels to settle it would tell the first from the second, at "
-    "95% in four of five samples, if their difference is as seen here; it is uncertain itself, so take it as an order "
-    "of magnitude.",
+    "What may be the best, and ranks, are at 95%. Labels to settle it would tell the first from whatever else "
+    "may be the best, at 95% in four of five samples, if the differences are as seen here; these are uncertain, so "
+    "take it as an order of magnitude. The errors of models and data sets take the layer of each to be given.",
     "With more labels: accuracy (R² without classes) of a probe that is fitted on twice the labels at hand, "
     "extrapolated from fits on fewer of them; nothing is said where that is more than four times the largest fit.",
     "Nothing here foretells what LoRA gains: there is no evidence yet that any number of the base model does. The "
@@ -77,30 +77,37 @@ def with_twice(layer: LayerNumbers) -> str:
 
 
 def to_settle(ranking: Ranking) -> str:
-    """How many labels would tell the two first apart; empty where it is settled, or there is one."""
-    if len(ranking.ranked) < 2 or ranking.settled:
+    """How many labels would tell the first from all that may be as good; empty where it is settled."""
+    if ranking.settled:
         return ""
-    first, second = (each.name for each in ranking.ranked[:2])
-    difference, se = ranking.ranked[1].behind
+    first, hardest = ranking.ranked[0].name, ranking.hardest
+    difference, se = next(each.behind for each in ranking.ties if each.name == hardest)
     if se == 0:
-        return f"No number of labels tells {first} from {second}: they read the same."
+        return f"No number of labels tells {first} from {hardest}: they read the same."
     if difference == 0 or ranking.labels_to_settle is None:
-        return f"{first} and {second} have the same number here, ± {se:.3f}: what would tell them apart is not known."
+        return f"{first} and {hardest} have the same number here, ± {se:.3f}: what would tell them apart is not known."
     if ranking.labels_to_settle <= ranking.labels:
-        return f"By themselves {first} and {second} can be told apart already; all {len(ranking.ranked)} together not."
+        return f"Two by two {first} is ahead of {_these(ranking)} already, of all {len(ranking.ranked)} together not."
     labels = f"about {ranking.labels_to_settle:,}" if ranking.labels_to_settle < _MANY else "more than a million"
     kept = f", and no more than {KEPT:,} texts of a set are read" if ranking.beyond_kept else ""
     return (
-        f"To tell {first} from {second} in four of five samples would take {labels} labels to read on (here"
+        f"To tell {first} from {_these(ranking)} in four of five samples would take {labels} labels to read on (here"
         f" {ranking.labels:,}), if their difference is as seen{kept}."
     )
 
 
 def labels_cell(ranking: Ranking) -> str:
-    """How many labels would settle it, for a table: a dash where it is settled, not known, or no more than are read."""
-    if ranking.settled or ranking.labels_to_settle is None or ranking.labels_to_settle <= ranking.labels:
+    """How many labels would settle it, for a table; a dash where it is settled."""
+    if ranking.settled:
         return "-"
-    return f"{ranking.labels_to_settle:,}"
+    if ranking.labels_to_settle is None:
+        return "not known"
+    return "at hand" if ranking.labels_to_settle <= ranking.labels else f"{ranking.labels_to_settle:,}"
+
+
+def _these(ranking: Ranking) -> str:
+    """The hardest to tell from the first of those that may be as good."""
+    return f"{ranking.hardest}, the hardest of these," if len(ranking.ties) > 1 else f"{ranking.hardest}"
 
 
 def _layer(result: Prescreen, measured: Measured) -> str:
