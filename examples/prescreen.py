@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.study.texts.readers import read
 from examples import offline
+from ntps_lightning.errors import SetupError
 from ntps_lightning.prescreening.prescreen import prescreen
 from ntps_lightning.prescreening.report import terminal, write_report
 from ntps_lightning.prescreening.report.page import page_of
@@ -64,5 +65,7 @@ def main():
 if __name__ == "__main__":
     try:
         main()
+    except SetupError as error:
+        sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("\nStopped. Sets that were finished are kept; the same command goes on from there.")

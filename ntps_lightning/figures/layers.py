@@ -21,7 +21,7 @@ class Curve:
     Args:
         label: for the legend.
         points: by layer or by number of samples.
-        color: index of its colour.
+        color: index of its colour; after the last colour they come again, dotted.
         dashed: extrapolated.
         marked: a layer, or number of samples, to mark.
 
@@ -71,9 +71,8 @@ def _draw(axis: Any, panel: Panel) -> None:
         layers, values = list(curve.points), [value for value, _ in curve.points.values()]
         low, high = ([value + sign * 2 * se for value, se in curve.points.values()] for sign in (-1, 1))
         axis.fill_between(layers, low, high, color=color, alpha=0.15, linewidth=0)
-        axis.plot(
-            layers, values, color=color, linewidth=1.5, linestyle="--" if curve.dashed else "-", label=curve.label
-        )
+        style = "--" if curve.dashed else ":" if curve.color >= len(_COLORS) else "-"
+        axis.plot(layers, values, color=color, linewidth=1.5, linestyle=style, label=curve.label)
         if curve.marked is not None:
             axis.plot(curve.marked, curve.points[curve.marked][0], "o", color=color, markersize=6)
     axis.set(xlabel="layer", ylabel="held-out R², ± 2 standard errors")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 from ntps_lightning.errors import first_line
 from ntps_lightning.prescreening.measured import Measured
 from ntps_lightning.prescreening.state import measured_of, plain
+from ntps_lightning.prescreening.whole_file import write_whole
 
 
 def default_folder() -> Path:
@@ -70,23 +69,13 @@ class Cache:
             return None, f"{path} is damaged ({type(error).__name__}: {first_line(error)}), and is made anew"
 
     def write(self, key: Key, measured: Measured) -> str:
-        """Keep what was measured; returns why that could not be, empty where it is kept.
-
-        A file is there in whole or not at all, whatever happens meanwhile.
-        """
+        """Keep what was measured; returns why that could not be, empty where it is kept."""
         path = self._path(key)
         state = {"key": self._whole(key), "measured": measured}
-        content = json.dumps(plain(state)).encode()
-        temporary = ""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as file:
-                temporary = file.name
-                file.write(content)
-            os.replace(temporary, path)
+            write_whole(path, json.dumps(plain(state)))
         except OSError as error:
-            with suppress(OSError):
-                os.unlink(temporary)
             return f"{path} cannot be written ({first_line(error)}): it will be measured again the next time"
         return ""
 

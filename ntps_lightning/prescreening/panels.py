@@ -15,7 +15,8 @@ def panels(measured: Sequence[Measured]) -> list[Panel]:
     """
     names = dict.fromkeys(each.data for each in measured)
     by_data = [[each for each in measured if each.data == name] for name in names]
-    return [_of_one(each[0]) if len(each) == 1 else _of_several(each) for each in by_data]
+    models = list(dict.fromkeys(each.model for each in measured))
+    return [_of_several(each, models) if len(models) > 1 else _of_one(each[0]) for each in by_data]
 
 
 def _of_one(measured: Measured) -> Panel:
@@ -28,8 +29,8 @@ def _of_one(measured: Measured) -> Panel:
     return Panel(measured.data, curves)
 
 
-def _of_several(measured: Sequence[Measured]) -> Panel:
-    return Panel(measured[0].data, [_whole(each, each.model, i) for i, each in enumerate(measured)])
+def _of_several(measured: Sequence[Measured], models: list[str]) -> Panel:
+    return Panel(measured[0].data, [_whole(each, each.model, models.index(each.model)) for each in measured])
 
 
 def _whole(measured: Measured, label: str, color: int) -> Curve:

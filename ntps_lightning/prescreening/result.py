@@ -14,6 +14,7 @@ from ntps_lightning.prescreening.measured import Measured
 from ntps_lightning.prescreening.ranking import Ranking, layer_to_read, rank_data, rank_layers, rank_models
 from ntps_lightning.prescreening.state import measured_of, plain
 from ntps_lightning.prescreening.table import layer_rows
+from ntps_lightning.prescreening.whole_file import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,7 +155,7 @@ class Prescreen:
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`to_json` to a file."""
-        Path(path).write_text(self.to_json(), "utf-8")
+        write_whole(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Prescreen:

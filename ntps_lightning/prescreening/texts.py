@@ -21,6 +21,8 @@ from ntps_lightning.prescreening.sources import read_source
 OWN_GROUP = "text "
 # Of a text, in a remark.
 _SHOWN = 60
+# Texts, in a remark.
+_SOME = 3
 
 
 @dataclass(frozen=True)
@@ -241,14 +243,18 @@ def _remark_copies(rows: Sequence[Row], groups: Sequence[str], remarks: list[str
         )
     torn = [text for text, found in labels.items() if len(found) > 1]
     if torn:
-        text = min(torn)
-        shown = f"{text[:_SHOWN]!r}{' ...' if len(text) > _SHOWN else ''}"
-        under = " and ".join(repr(label) for label in sorted(labels[text]))
         kind = "targets" if regression else "classes"
-        remarks.append(f"{len(torn)} texts stand under several {kind}, label errors perhaps: {shown} is {under}")
+        some = "; ".join(_under(text, labels[text]) for text in sorted(torn)[:_SOME])
+        more = "; ..." if len(torn) > _SOME else ""
+        remarks.append(f"{len(torn)} texts stand under several {kind}, label errors perhaps: {some}{more}")
     apart = sum(len(found) > 1 for found in homes.values())
     if apart:
         remarks.append(f"{apart} texts stand in several groups, so that fits without one group still see them")
+
+
+def _under(text: str, labels: Collection[Any]) -> str:
+    shown = f"{text[:_SHOWN]!r}{' ...' if len(text) > _SHOWN else ''}"
+    return f"{shown} is {' and '.join(repr(label) for label in sorted(labels))}"
 
 
 def has_enough_groups(groups: Sequence[str]) -> bool:

@@ -198,3 +198,16 @@ def test_a_tokenizers_code_is_neither_run_nor_asked_about(folder, tmp_path, monk
     (folder / "tokenizer.json").unlink()
     refused(folder, "the tokenizer of .*model brings code of its own, which is not run")
     assert not ran.exists()
+
+
+def test_an_id_is_found_in_the_cache_of_the_hubs_client(folder, tmp_path, monkeypatch):
+    """Laid out as it lays out what it has fetched."""
+    place, commit = tmp_path / "hub" / "models--some--one", "0" * 40
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, place / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    source, same = find_model("some/one"), find_model(str(folder))
+    assert (source.name, source.model_id) == ("some/one", same.model_id)
+    assert torch.equal(states(*source.load(CPU, "auto")), states(*same.load(CPU, "auto")))

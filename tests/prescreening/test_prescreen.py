@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from importlib.metadata import version
 
 import pytest
-import torch
 from tokenizers import normalizers
 
 from ntps_lightning import prescreen
@@ -161,7 +160,7 @@ def test_a_full_disk_costs_a_remark(folders, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ntps_lightning.prescreening.cache.os.replace", full)
+    monkeypatch.setattr("ntps_lightning.prescreening.whole_file.os.replace", full)
     with pytest.warns(UserWarning, match="cannot be written"):
         result = prescreen(folders[0], csv_file(tmp_path, "a.csv"), cache=tmp_path / "cache")
     assert len(result.measured) == 1
@@ -331,6 +330,5 @@ def test_the_name_is_a_function_whatever_was_imported_before():
     import ntps_lightning.prescreening.prescreen
 
     assert callable(ntps_lightning.prescreen)
-    assert torch.get_default_dtype() == torch.float32
     with warnings.catch_warnings():
         assert "prescreen" in dir(ntps_lightning)

@@ -11,6 +11,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from ntps_lightning.figures.layers import Curve, Panel, layer_figure
+from ntps_lightning.prescreening.panels import panels
 from ntps_lightning.prescreening.ranking import layer_to_read
 from ntps_lightning.prescreening.report import terminal, write_report
 from ntps_lightning.prescreening.report.answers_json import as_json
@@ -18,7 +20,7 @@ from ntps_lightning.prescreening.report.layers_csv import as_csv
 from ntps_lightning.prescreening.report.markdown import as_markdown
 from ntps_lightning.prescreening.report.page import page_of
 from ntps_lightning.prescreening.report.page_html import as_html
-from ntps_lightning.prescreening.report.svg import ticks
+from ntps_lightning.prescreening.report.svg import line_chart, ticks
 from ntps_lightning.prescreening.report.words import listed, number, spans
 from ntps_lightning.prescreening.result import Prescreen
 from tests.support.measured import measured
@@ -133,17 +135,13 @@ def test_what_users_name_is_text_alone(evil):
 
 
 def test_markdown_tables_have_as_many_cells_as_columns(evil):
-    tables = [line for line in as_markdown(page_of(evil)).splitlines() if line.startswith("|")]
-    blocks = "\n".join(tables).split("\n|---")
-    assert len(blocks) == len(tables and [line for line in tables if line.startswith("|---")]) + 1
-    width = None
-    for previous, line in zip(["", *tables], tables, strict=False):
-        cells = len(re.findall(r"(?<!\\)\|", line)) - 1
-        if line.startswith("|---"):
-            width = cells
-            assert len(re.findall(r"(?<!\\)\|", previous)) - 1 == cells
-        elif width and previous.startswith("|---"):
-            assert cells == width
+    blocks = [block.splitlines() for block in as_markdown(page_of(evil)).split("\n\n") if block.startswith("|")]
+    page = page_of(evil)
+    assert len(blocks) == len([page.summary, *page.rankings, *page.layers, page.settings, page.passes, page.versions])
+    for head, rule, *rows in blocks:
+        assert rule.startswith("|---")
+        assert rows
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in (head, rule, *rows)}) == 1
 
 
 def test_csv_has_all_digits(found):
@@ -271,3 +269,32 @@ def test_what_to_expect_is_said_with_the_labels_it_takes():
     wanted = f"with 300 labels {number(layer_to_read(result.measured[0]).expected[300])}"
     assert page.summary.rows[0][page.summary.columns.index("with more labels")] == wanted
     assert f"Expected accuracy {wanted}, twice those at hand." in said
+
+
+def test_a_report_that_cannot_be_written_leaves_the_one_before(found, tmp_path, monkeypatch):
+    def full(*names):
+        raise OSError(28, "No space left on device")
+
+    write_report(found, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    monkeypatch.setattr("ntps_lightning.prescreening.whole_file.os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_report(Prescreen((measured("other"),), {}, {}), tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_of_several_models_each_curve_has_its_models_name_and_colour_where_others_failed():
+    result = Prescreen((measured("a"), measured("b"), measured("b", data="other")), {}, {})
+    both, alone = panels(result.measured)
+    assert [(each.label, each.color) for each in both.curves] == [("a", 0), ("b", 1)]
+    assert [(each.label, each.color) for each in alone.curves] == [("b", 1)]
+    assert as_html(result).count("b, layer 1") > 1
+
+
+def test_the_seventh_model_is_told_from_the_first():
+    curves = [Curve(f"run {i}", {0: (0.1, 0.01), 1: (0.2, 0.01)}, i) for i in range(7)]
+    svg = line_chart("x", curves, "layer", "R²")
+    assert svg.count('class="line c0"') == svg.count('class="line c0 dotted"') == 1
+    assert svg.count('class="key c0 dotted"') == 1
+    (axis,) = layer_figure([Panel("x", curves)]).axes
+    assert [line.get_linestyle() for line in axis.lines] == ["-"] * 6 + [":"]

@@ -283,3 +283,22 @@ def test_data_are_told_apart_by_their_content():
     assert plain != read_texts(other).data_id
     assert plain != read_texts([{**row, "author": i // 3} for i, row in enumerate(rows)], group="author").data_id
     assert plain == read_texts(rows, name="another").data_id
+
+
+def test_an_id_of_the_hub_is_its_split_train_with_the_names_of_classes(monkeypatch):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    columns = {"text": [f"text {i}" for i in range(40)], "label": [i % 2 for i in range(40)]}
+    asked = []
+
+    def load(name, split):
+        asked.append((name, split))
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr("ntps_lightning.prescreening.sources.why_unreachable", lambda: "")
+    found = read_texts("some/reviews")
+    assert asked == [("some/reviews", "train")]
+    assert (found.name, found.class_names) == ("some/reviews", ("bad", "good"))
+    assert found.labels == tuple(columns["label"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-import torch
 from tokenizers import normalizers
 
 from ntps_lightning import prescreen
@@ -112,4 +111,3 @@ def test_tokens_are_told_apart_in_whatever_order():
     wanted = digest(rows(), word_tokenizer())
     assert digest(rows()[::-1], word_tokenizer()) == wanted
     assert digest(rows(), without(["oven"])) != wanted
-    assert torch.get_default_dtype() == torch.float32

@@ -9,6 +9,7 @@ from ntps_lightning.prescreening.report.markdown import as_markdown
 from ntps_lightning.prescreening.report.page import page_of
 from ntps_lightning.prescreening.report.page_html import as_html
 from ntps_lightning.prescreening.result import Prescreen
+from ntps_lightning.prescreening.whole_file import write_whole
 
 
 def write_report(result: Prescreen, folder: str | Path) -> Path:
@@ -28,8 +29,8 @@ def write_report(result: Prescreen, folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
-    page.write_text(as_html(result), "utf-8")
-    (folder / "report.md").write_text(as_markdown(page_of(result)), "utf-8")
-    (folder / "layers.csv").write_text(as_csv(result), "utf-8", newline="")
+    write_whole(page, as_html(result))
+    write_whole(folder / "report.md", as_markdown(page_of(result)))
+    write_whole(folder / "layers.csv", as_csv(result))
     result.save(folder / "result.json")
     return page

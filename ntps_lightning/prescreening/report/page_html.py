@@ -97,7 +97,8 @@ def _ranking_chart(ranking: Ranking) -> str:
 def _learning_charts(result: Prescreen) -> Iterable[str]:
     for data in result.data:
         measured = [each for each in result.measured if each.data == data]
-        curves = [line for i, each in enumerate(measured) for line in _learning(each, i, len(measured) > 1)]
+        models = result.models
+        curves = [line for each in measured for line in _learning(each, models.index(each.model), len(models) > 1)]
         if curves:
             classes = all(layer_to_read(each).probe_accuracy is not None for each in measured)
             yield line_chart(data, curves, "labels", "accuracy" if classes else "R²", log=True)

@@ -99,8 +99,13 @@ def _figure(title: str, note: str, svg: str, legend: str) -> str:
 
 
 def _legend(curve: Curve) -> str:
-    kind = " dashed" if curve.dashed else ""
-    return f'<span class="key c{curve.color % _COLORS}{kind}">{escape(curve.label)}</span>'
+    return f'<span class="key {_kind(curve)}">{escape(curve.label)}</span>'
+
+
+def _kind(curve: Curve) -> str:
+    """Classes of its colour and stroke."""
+    stroke = " dashed" if curve.dashed else " dotted" if curve.color >= _COLORS else ""
+    return f"c{curve.color % _COLORS}{stroke}"
 
 
 def _y_axis(values: Sequence[float], y: Callable[[float], float]) -> str:
@@ -125,7 +130,7 @@ def _curve(curve: Curve, x: Callable[[float], float], y: Callable[[float], float
     lower = [(x(at), y(value - _BAND * se)) for at, (value, se) in points]
     kind = f"c{curve.color % _COLORS}"
     band = f'<polygon class="band {kind}" points="{_path([*upper, *lower[::-1]])}"/>'
-    line = f'<polyline class="line {kind}{" dashed" if curve.dashed else ""}" points="'
+    line = f'<polyline class="line {_kind(curve)}" points="'
     line += f'{_path([(x(at), y(value)) for at, (value, _) in points])}"/>'
     dots = "".join(_dot(curve, at, number, x, y) for at, number in points)
     return band + line + dots
