@@ -4,7 +4,9 @@ Layers are random views of the same states of a known population, so that their 
 layer is what its probe reads of the population, exactly, on average over the fits to all redrawn data sets. Beside it:
 how many layers the set has, how much too high the best layer's number is and how much of it was foretold; and, of data
 sets that are drawn by themselves, the same coverages unpaired. Equal layers, the same states each through noise of its
-own, are the hardest case: there a set must hold any one of them, and no rank may be told from another.
+own, are the hardest case: there a set must hold any one of them, and no rank may be told from another. In the last
+cells candidates are models, each at the best of several layers, which are equal but for noise of their own: the truth
+is what such a layer reads.
 
 python -m benchmarks.ranking            # half an hour
 """
@@ -36,6 +38,7 @@ class Cell:
         d: their dimensions.
         p: those that a layer shows; ``None``: all of them, through noise of its own.
         paired: whether all layers are of the same samples.
+        depths: of how many layers each is the best, in turn.
 
     """
 
@@ -43,11 +46,13 @@ class Cell:
     d: int
     p: int | None
     paired: bool = True
+    depths: tuple[int, ...] = (1,)
 
     @property
     def name(self):
         shown = "equal" if self.p is None else f"views of {self.p}"
-        return f"n={self.n} d={self.d} {shown}{'' if self.paired else ', unpaired'}"
+        best = "" if self.depths == (1,) else f", best of {' and '.join(map(str, self.depths))}"
+        return f"n={self.n} d={self.d} {shown}{best}{'' if self.paired else ', unpaired'}"
 
 
 CELLS = [
@@ -57,6 +62,8 @@ CELLS = [
     Cell(500, 40, 20),
     Cell(500, 40, 36),
     Cell(300, 40, 20, paired=False),
+    Cell(200, 40, 20, depths=(4,)),
+    Cell(200, 20, None, depths=(1, 4)),
 ]
 
 
@@ -69,27 +76,30 @@ def views(cell):
 
 
 def redraw(cell, population, truth, seed):
-    """The estimates of all layers of one data set, and the R² of these very fits on the population."""
+    """The estimates of all candidates of one data set, and what is true of them, on average over data sets."""
     estimates, own = [], []
     for i in range(LAYERS):
         number = seed if cell.paired else seed * LAYERS + i
         sample = population.draw(cell.n, torch.Generator().manual_seed(number))
-        if cell.p is None:
-            estimates.append(estimate(sample, noisy(sample, seed * LAYERS + i)))
+        depth = cell.depths[i % len(cell.depths)]
+        if cell.p is None or depth > 1:
+            states = sample.states if cell.p is None else sample.states @ views(cell)[i]
+            first = (seed * LAYERS + i) * max(cell.depths)
+            layers = [estimate(sample, noisy(states, first + j)) for j in range(depth)]
+            estimates.append(max(layers, key=lambda each: each.value))
+            own.append(sum(each.value for each in layers) / depth)
             continue
         view = views(cell)[i]
         estimates.append(estimate(sample, sample.states @ view))
         own.append(truth.of(sample, view, sample.kept(cell.n))[1])
-    # Of equal layers the truth is one, and is what they read on average.
-    return estimates, own or [sum(each.value for each in estimates) / LAYERS] * LAYERS
+    # Of equal candidates the truth is one.
+    return estimates, [sum(own) / LAYERS] * LAYERS if cell.p is None else own
 
 
-def noisy(sample, seed):
-    """Its states, half of whose variance is noise."""
+def noisy(states, seed):
+    """Half of whose variance is noise."""
     generator = torch.Generator().manual_seed(_NOISE + seed)
-    return sample.states + sample.states.std(0) * torch.randn(
-        sample.states.shape, generator=generator, dtype=torch.float64
-    )
+    return states + states.std(0) * torch.randn(states.shape, generator=generator, dtype=torch.float64)
 
 
 def estimate(sample, states):
@@ -125,9 +135,10 @@ def measure(cell, draws):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=400, help="data sets a cell")
+    parser.add_argument("--cells", type=int, nargs="*", default=range(len(CELLS)), help="which (default: all)")
     args = parser.parse_args()
     rows = []
-    for cell in CELLS:
+    for cell in (CELLS[i] for i in args.cells):
         found = measure(cell, args.draws)
         worst = min(found["best in set"], found["all ranks"])
         rows.append([cell.name, *(f"{value:.3f}" for value in found.values()), *goal(worst, GOAL, most=False)])

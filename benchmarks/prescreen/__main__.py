@@ -2,7 +2,8 @@
 
 1. Seconds of the processor, and peak memory beyond the loaded model, of 250 to 4,000 texts of 32 tokens of BBC news on
    SmolLM2-135M: of all our numbers, and of one of its three estimators (H-score; each needs a run of its own, or the
-   embeddings at hand). It keeps an embedding a text and layer, n L d numbers. The pass is the model's calls with the
+   embeddings at hand). It keeps an embedding a text and layer, n L d numbers; we keep sums, and the states of 2,048
+   texts, so that memory is also measured of 8,000. The pass is the model's calls with the
    sums or embeddings that are made of them; the rest, of ours, is mostly the hash that tells the model apart.
 2. Over the layers of SmolLM2-135M and Gemma 3 270M on twelve packaged sets: how each number, of 700 texts of at most
    32 tokens, follows a ridge probe that is trained on the same texts and read on up to 800 others, and how much
@@ -14,7 +15,7 @@
    better. Ours also says a tie where paired errors cannot tell.
 
 python -m benchmarks.prescreen               # what has no row yet, most of two hours on one core; then the tables
-python -m benchmarks.prescreen --part cost   # a part of it: cost, layers, choice or report
+python -m benchmarks.prescreen --part cost   # a part of it: cost, memory, layers, choice or report
 python -m benchmarks.prescreen --toy         # all parts, small, into build/prescreen/toy
 
 Rows are added to benchmarks/prescreen/results as they come, and are not made again. The peer is installed, without what
@@ -49,6 +50,7 @@ from benchmarks.prescreen.settings import (
     Scale,
 )
 
+PARTS = ("cost", "memory", "layers", "choice")
 COMMON = {"seed": SEED, "length": LENGTH}
 
 
@@ -73,6 +75,12 @@ class Benchmark:
                     about = {"model": COST_MODEL, "data": COST_DATA, "n": n, "party": party, "round": number}
                     self._row("cost", f"n={n} {party} round {number}", about, partial(cost, party, n))
 
+    def memory(self) -> None:
+        """Of more texts, whatever else the machine does."""
+        n = self._scale.many
+        for party in PARTIES:
+            self._row("memory", f"n={n} {party}", {"n": n, "party": party}, partial(memory, party, n))
+
     def layers(self) -> None:
         """Each model on each set."""
         for data in self._scale.sets:
@@ -88,8 +96,8 @@ class Benchmark:
 
     def report(self) -> None:
         """The tables of all rows."""
-        costs, rows, choices = (list(self._rows(kind).all.values()) for kind in ("cost", "layers", "choice"))
-        report.cost_table(costs)
+        costs, memories, rows, choices = (list(self._rows(kind).all.values()) for kind in PARTS)
+        report.cost_table(costs, memories)
         report.layer_tables(rows)
         report.choice_tables(rows, choices)
         print("\n".join(report.constant_lines(rows)))
@@ -116,6 +124,11 @@ def cost(party: str, n: int) -> dict:
     return measure(PARTIES[party], "cost", model=COST_MODEL, data=COST_DATA, n=n, texts_a_call=TEXTS_A_CALL)
 
 
+def memory(party: str, n: int) -> dict:
+    """What a party takes beyond the model for n texts."""
+    return {"peak_bytes": cost(party, n)["peak_bytes"]}
+
+
 def layers(options: dict) -> dict:
     """The numbers of both libraries by layer, and what is true."""
     test = measure("truth", "layers", **options)
@@ -132,14 +145,14 @@ def more_versions() -> dict[str, str]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["cost", "layers", "choice", "report"])
+    parser.add_argument("--part", choices=[*PARTS, "report"])
     parser.add_argument("--toy", action="store_true", help="a set, and few texts")
     args = parser.parse_args()
     benchmark = Benchmark(BUILD / "toy", TOY) if args.toy else Benchmark(RESULTS, USUAL)
     try:
         if args.part != "report":
             peer.install()
-        for name in ("cost", "layers", "choice"):
+        for name in PARTS:
             if args.part in (None, name):
                 getattr(benchmark, name)()
     except RuntimeError as error:

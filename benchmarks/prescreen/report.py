@@ -22,14 +22,15 @@ from benchmarks.prescreen.settings import MODELS, PARTIES
 BASE: Number = ("ours", "probe_r2")
 
 
-def cost_table(rows: list[dict]) -> None:
-    """Medians over rounds."""
+def cost_table(rows: list[dict], memories: list[dict]) -> None:
+    """Medians of seconds over rounds, and the highest peak."""
     lines = []
     for n in sorted({row["n"] for row in rows}):
         for party in PARTIES:
             some = [row for row in rows if (row["n"], row["party"]) == (n, party)]
             if some:
                 lines.append([f"n={n}, {party}", *cost_cells(some)])
+    lines += [[f"n={row['n']}, {row['party']}", *[""] * 4, mebibytes([row])] for row in memories]
     columns = ["texts", "pass s", "of it the model", "estimation s", "rest s", "peak MiB"]
     table("1. Seconds of the processor, and memory beyond the loaded model", columns, lines)
 
@@ -39,7 +40,11 @@ def cost_cells(rows: list[dict]) -> list[str]:
         statistics.median(row["seconds"].get(part, 0.0) for row in rows) for part in (*PARTS, "rest")
     )
     seconds = (model + gathering, model, estimation, rest)
-    return [*(f"{value:.1f}" for value in seconds), f"{max(row['peak_bytes'] for row in rows) / 2**20:.0f}"]
+    return [*(f"{value:.1f}" for value in seconds), mebibytes(rows)]
+
+
+def mebibytes(rows: list[dict]) -> str:
+    return f"{max(row['peak_bytes'] for row in rows) / 2**20:.0f}"
 
 
 def layer_tables(rows: list[dict]) -> None:

@@ -39,8 +39,9 @@ class Scale:
     tested: int = 800  # other texts, at most
     sizes: tuple[int, ...] = (250, 500, 1000, 2000, 4000)  # whose cost is measured
     rounds: int = 2  # of those
+    many: int = 8000  # whose memory is measured
     sets: tuple[str, ...] = SETS
 
 
 USUAL = Scale()
-TOY = Scale(measured=80, tested=60, sizes=(40, 80), rounds=1, sets=("vader_tweets",))
+TOY = Scale(measured=80, tested=60, sizes=(40, 80), rounds=1, many=120, sets=("vader_tweets",))

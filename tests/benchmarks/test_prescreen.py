@@ -13,7 +13,11 @@ from transformers import LlamaForCausalLM
 from benchmarks.prescreen import __main__ as command
 from benchmarks.prescreen import analysis, cost, ours, peer, report, settings, texts, truth
 from benchmarks.study.training import backbones
+from ntps_lightning.functional.accumulate import batch_moments
+from ntps_lightning.functional.estimators import log_me
 from tests.prescreening import tiny
+from tests.support.data import pad, sequences
+from tests.support.oracle import pool
 
 ACCURACY = [0.5, 0.6, 0.9, 0.7]
 R2 = [0.1, 0.2, 0.3, 0.4]
@@ -256,3 +260,16 @@ def test_a_toy_measurement_of_each_library(tmp_path):
     assert [row["party"] for row in rows] == list(settings.PARTIES)
     assert all(min(row["seconds"][part] for part in cost.PARTS) > 0 and row["peak_bytes"] > 0 for row in rows)
     benchmark.report()
+
+
+@pytest.mark.skipif(not peer.installed(), reason="transformer-ranker is not installed: python -m benchmarks.prescreen")
+@pytest.mark.parametrize("regression", [False, True])
+def test_log_me_is_the_peers_on_the_same_states(rng, monkeypatch, regression):
+    """With more texts than dimensions; it starts a class's fixed point where the one before has ended."""
+    monkeypatch.syspath_prepend(str(peer.FOLDER))
+    samples, labels = sequences(rng, n=300, d=24, classes=4)
+    targets = torch.tensor(labels + rng.normal(size=300)) if regression else torch.tensor(labels)
+    hidden, mask = pad(samples)
+    estimator = peer.load("transformer_ranker.estimators").LogME(regression=regression)
+    theirs = estimator.fit(torch.tensor(pool(samples)), targets)
+    assert log_me(batch_moments(hidden, targets, mask)).item() == pytest.approx(theirs, rel=1e-6)
