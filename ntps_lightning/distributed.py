@@ -80,7 +80,8 @@ def together(group: Any = None) -> Iterator[None]:
     if fault is not None:
         raise fault
     rank, reason = next((rank, reason) for rank, (kind, reason) in enumerate(said) if kind == worst)
-    raise (SetupError if worst == 2 else ValueError)(f"{reason} (on rank {rank})")
+    rank = rank if group is None else dist.get_global_rank(group, rank)
+    raise (SetupError if worst == 2 else ValueError)(f"rank {rank}: {reason}")
 
 
 def gather_tensor(tensor: Tensor, group: Any = None) -> Tensor:

@@ -49,10 +49,12 @@ Texts run once through each model; nothing is trained. What was measured is kept
 goes on with the same command, and one more model or set costs that one alone (the others too where the new model's
 tokenizer sees texts as equal that theirs tell apart: all models are read on the same texts in the same groups).
 
-several GPUs, or processes, share the texts:  torchrun --nproc-per-node 2 -m ntps_lightning prescreen ...
+several GPUs, or processes, share the texts:
+
+  torchrun --nproc-per-node 2 -m ntps_lightning prescreen ...
 
 exit codes: 0 all fine, 1 what was given cannot be measured (one line says why), 2 the arguments are not understood,
-130 stopped by Ctrl-C.
+130 stopped by Ctrl-C. (torchrun has its own.)
 """
 
 
@@ -109,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
             result = _measure(options)
         if processes.is_first():
             _tell(options, result)
-    except SetupError as error:  # each process has the same
+    except SetupError as error:
         _say(in_shell(str(error)))
         return 1
     except OSError as error:
@@ -126,7 +128,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _say(line: str) -> None:
-    if processes.is_first():
+    """Once on each machine, one of which may be the only one that cannot."""
+    if processes.is_first_here():
         print(f"ntps prescreen: {line}", file=sys.stderr)
 
 
@@ -266,7 +269,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def in_shell(message: str) -> str:
     """With options in place of Python's arguments."""
     for argument, option in _OPTIONS.items():
-        message = re.sub(rf"(?<![\w/.=-]){re.escape(argument)}", option, message)
+        message = re.sub(rf"(?<![\w/\\.=\-']){re.escape(argument)}(?!\S*[/\\])", option, message)
     return message
 
 

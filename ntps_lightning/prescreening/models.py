@@ -113,7 +113,7 @@ def _of_folder(where: str, name: str) -> ModelSource:
         refuse_configuration(read_json(folder / "config.json"), where)
     except SetupError:
         raise
-    except (NoModelError, ValueError) as error:
+    except (NoModelError, ValueError, OSError) as error:
         raise SetupError(f"{where}: {error}") from error
     return ModelSource(
         name,

@@ -61,6 +61,7 @@ class Ranking:
         labels_to_settle: to read on, that would tell these two apart at 95% in four of five samples, two digits of
             them; ``None`` where it is settled, or their numbers or predictions are the same. The difference that it
             goes by is itself uncertain.
+        at_hand: whether both were read on so many: two by two the first is ahead, among all candidates not.
         beyond_kept: whether these are more than are kept of a set, however many labels there are.
         remarks: what a reader should know of this order.
 
@@ -71,6 +72,7 @@ class Ranking:
     labels: int
     hardest: str | None
     labels_to_settle: int | None
+    at_hand: bool
     beyond_kept: bool
     remarks: tuple[str, ...] = ()
 
@@ -171,14 +173,15 @@ def _rank(of: str, candidates: Sequence[_Candidate]) -> Ranking:
         for i, each in enumerate(order)
     )
     hardest, labels = _hardest(order, ranked)
-    known = math.isfinite(labels)
+    known, pair = math.isfinite(labels), [each for each in (order[0], hardest) if each]
     return Ranking(
         of=of,
         ranked=ranked,
         labels=round(order[0].labels),
         hardest=hardest.name if hardest else None,
         labels_to_settle=two_digits(labels) if known else None,
-        beyond_kept=known and any(labels * each.num_kept > KEPT * each.labels for each in (order[0], hardest) if each),
+        at_hand=all(labels <= each.labels for each in pair),
+        beyond_kept=known and any(labels * each.num_kept > KEPT * each.labels for each in pair),
         remarks=_remarks(of, order, ranked),
     )
 

@@ -183,7 +183,7 @@ def notes_of_fault(out: Path, fault: str) -> list[dict]:
 def test_what_stops_one_rank_stops_both(tmp_path, fault, reason, step):
     first, second = notes_of_fault(tmp_path, fault)
     assert reason in second["error"]
-    assert first["error"] in ("it failed on another rank", second["error"], f"{second['error']} (on rank 1)")
+    assert first["error"] in ("it failed on another rank", second["error"], f"rank 1: {second['error']}")
     assert first["step"] == second["step"] == step
 
 

@@ -158,15 +158,35 @@ def test_interrupted_it_says_what_is_kept(folder, tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().out == resumed
 
 
+SHARED = """
+import sys
+import torch.distributed as dist
+import ntps_lightning.prescreening.prescreen
+from ntps_lightning.command.main import main
+
+module = sys.modules["ntps_lightning.prescreening.prescreen"]
+measure = module.measure_layers
+
+def told(*given, **options):
+    print(f"measured by {dist.get_world_size()}", file=sys.stderr)
+    return measure(*given, **options)
+
+module.measure_layers = told
+raise SystemExit(main())
+"""
+
+
 def test_several_processes_share_the_texts_and_one_speaks(folder, tmp_path):
     """Under torchrun: the numbers of one process, and one report."""
+    (tmp_path / "shared.py").write_text(SHARED)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    line = [*start, "-m", "ntps_lightning", "prescreen", "--model", "one", "--data", "films.csv", "--json"]
+    line = [*start, tmp_path / "shared.py", "prescreen", "--model", "one", "--data", "films.csv", "--json"]
     places = ["--cache", str(tmp_path / "cache"), "--output", str(tmp_path / "out")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     options = {"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": 300}
     run = subprocess.run([*line, *places], **options)
     assert run.returncode == 0, run.stderr
+    assert run.stderr.count("measured by 2") == 2
     assert run.stderr.count("The report: ") == 1
     both = json.loads(run.stdout)
     result = Prescreen.load(tmp_path / "out" / "result.json")
@@ -182,15 +202,18 @@ def test_several_processes_share_the_texts_and_one_speaks(folder, tmp_path):
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch, capsys):
-    for name, value in {"RUN_ID": "x"}.items():
-        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        monkeypatch.setenv(name, "2")
-    monkeypatch.setenv("RANK", "0")
+    ranks = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", **ranks}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert main(["prescreen", "--model", "one", "--data", "films.csv"]) == 1
-    assert "torchrun started 2 processes where there are 1 GPUs" in capsys.readouterr().err
+    assert "torchrun started 2 processes where PyTorch sees 1 GPUs" in capsys.readouterr().err
+    assert main(["prescreen", "--model", "one", "--data", "films.csv", "--device", "cuda:1"]) == 1
+    assert "--device cuda:1 is one GPU for all processes" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(["prescreen", "--model", "one", "--data", "films.csv"]) == 1
+    assert capsys.readouterr().err == ""
 
 
 def test_the_report_is_there_whatever_becomes_of_the_output(folder, tmp_path):
@@ -210,9 +233,9 @@ def test_the_report_is_there_whatever_becomes_of_the_output(folder, tmp_path):
 
 
 def test_arguments_of_python_are_options_here_but_not_in_paths():
-    said = in_shell("out/seed=3/limit=5 holds no weights (limit=40, seed=0); `label=...` says which, max_length=2")
-    assert said == (
-        "out/seed=3/limit=5 holds no weights (--limit 40, --seed 0); `--label-column NAME` says which, --max-length 2"
+    kept = r"seed=3/x.csv, C:\runs\seed=3 and out/seed=3/limit=5 have no column 'max_length'"
+    assert in_shell(f"{kept} (limit=40, seed=0); `label=...` says which, max_length=2") == (
+        f"{kept} (--limit 40, --seed 0); `--label-column NAME` says which, --max-length 2"
     )
 
 

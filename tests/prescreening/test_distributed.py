@@ -67,4 +67,4 @@ def test_the_first_ranks_cache_serves_both(folder):
 def test_what_one_rank_refuses_both_do(folder):
     said = [torch.load(folder / f"{rank}.pt")[2] for rank in range(2)]
     assert "has no config.json" in said[1]
-    assert said[0] == f"{said[1]} (on rank 1)"
+    assert said[0] == f"rank 1: {said[1]}"

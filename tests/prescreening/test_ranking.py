@@ -147,9 +147,28 @@ def test_as_many_labels_as_a_monitor_keeps_are_read():
 def test_a_table_has_no_labels_to_settle_that_are_at_hand(one):
     found = rank_layers(with_r2(one, estimate(0.52, [0.05, -0.05] * 10), estimate(0.5, [0.0] * 20)))
     assert labels_cell(found) == f"{found.labels_to_settle:,}"
-    assert labels_cell(replace(found, labels_to_settle=found.labels)) == "at hand"
+    assert labels_cell(replace(found, at_hand=True)) == "at hand"
     assert labels_cell(replace(found, labels_to_settle=None)) == "not known"
     assert labels_cell(rank_layers(with_r2(one, estimate(0.9, [0.01, -0.01] * 10), estimate(0.1, [0.0] * 20)))) == "-"
+
+
+def test_labels_are_at_hand_where_both_have_so_many(one):
+    """Two by two ahead by 2.85 standard errors, among sixty not; a smaller set lacks labels that a larger one has."""
+    influences = [[0.05 * (j == 2 * i) - 0.05 * (j == 2 * i + 1) for j in range(120)] for i in range(60)]
+    lead = 2.85 * 0.05 * 2
+    layers = [estimate(0.5 + lead * (i == 0), each) for i, each in enumerate(influences)]
+    found = rank_layers(with_r2(one, *layers))
+    assert found.ranked[1].behind[0] / found.ranked[1].behind[1] == pytest.approx(2.85, rel=0.01)
+    assert len(found.ties) == 59
+    assert found.at_hand
+    assert to_settle(found).startswith("Two by two layer 0 is ahead of layer 1, the hardest of these, already")
+    large = replace(with_r2(one, estimate(0.57, [0.0025, -0.0025] * 10)), num_samples=2000)
+    small = replace(with_r2(measured(data="b"), estimate(0.5, [0.01, -0.01] * 10)), num_samples=100)
+    found = rank_data([large, small])
+    assert found.ties
+    assert 100 < found.labels_to_settle <= found.labels == 2000
+    assert not found.at_hand
+    assert "would take about" in to_settle(found)
 
 
 def test_of_two_data_sets_each_needs_so_many():

@@ -14,7 +14,7 @@ from ntps_lightning.prescreening.table import layer_rows
 
 
 def as_json(result: Prescreen) -> str:
-    """Rankings, every layer, remarks, settings and versions."""
+    """Rankings, every layer, remarks, settings and versions, in ASCII, whatever is written to."""
     page = page_of(result)
     found = {
         "answers": page.answers,
@@ -30,7 +30,7 @@ def as_json(result: Prescreen) -> str:
         "settings": result.settings,
         "versions": result.versions,
     }
-    return json.dumps(plain(found), indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(plain(found), indent=2, allow_nan=False)
 
 
 def _ranking(ranking: Ranking) -> dict[str, Any]:

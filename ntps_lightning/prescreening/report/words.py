@@ -86,7 +86,7 @@ def to_settle(ranking: Ranking) -> str:
         return f"No number of labels tells {first} from {hardest}: they read the same."
     if difference == 0 or ranking.labels_to_settle is None:
         return f"{first} and {hardest} have the same number here, ± {se:.3f}: what would tell them apart is not known."
-    if ranking.labels_to_settle <= ranking.labels:
+    if ranking.at_hand:
         return f"Two by two {first} is ahead of {_these(ranking)} already, of all {len(ranking.ranked)} together not."
     labels = f"about {ranking.labels_to_settle:,}" if ranking.labels_to_settle < _MANY else "more than a million"
     kept = f", and no more than {KEPT:,} texts of a set are read" if ranking.beyond_kept else ""
@@ -102,7 +102,7 @@ def labels_cell(ranking: Ranking) -> str:
         return "-"
     if ranking.labels_to_settle is None:
         return "not known"
-    return "at hand" if ranking.labels_to_settle <= ranking.labels else f"{ranking.labels_to_settle:,}"
+    return "at hand" if ranking.at_hand else f"{ranking.labels_to_settle:,}"
 
 
 def _these(ranking: Ranking) -> str:
