@@ -8,7 +8,7 @@ own, are the hardest case: there a set must hold any one of them, and no rank ma
 cells candidates are models, each at the best of several layers, which are equal but for noise of their own: the truth
 is what such a layer reads.
 
-python -m benchmarks.ranking            # half an hour
+python -m benchmarks.ranking            # forty minutes
 """
 
 import argparse
