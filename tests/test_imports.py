@@ -113,7 +113,17 @@ BELOW = {
         "figures",
         "monitor",
     },
-    "command": {"errors", "model_files", "adapters", "available", "memory", "functional", "capture", "prescreening"},
+    "command": {
+        "errors",
+        "distributed",
+        "model_files",
+        "adapters",
+        "available",
+        "memory",
+        "functional",
+        "capture",
+        "prescreening",
+    },
     "__main__": {"command"},
     "huggingface": {"errors", "batch_items", "distributed", "functional", "capture", "monitor", "watch"},
 }
