@@ -90,6 +90,8 @@ def main() -> None:
         note = {"error": str(error)}
     note |= {"step": trainer.global_step, "history": callback.history, "sanity": trainer.sanity_checking}
     (out / f"rank{RANK}.json").write_text(json.dumps(note))
+    torch.distributed.barrier()  # a process whose peer leaves first may be aborted at its end
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
