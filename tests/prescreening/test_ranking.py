@@ -149,6 +149,7 @@ def test_a_table_has_no_labels_to_settle_that_are_at_hand(one):
     assert labels_cell(found) == f"{found.labels_to_settle:,}"
     assert labels_cell(replace(found, at_hand=True)) == "at hand"
     assert labels_cell(replace(found, labels_to_settle=None)) == "not known"
+    assert labels_cell(replace(found, labels_to_settle=24_000_000)) == "> 1,000,000"
     assert labels_cell(rank_layers(with_r2(one, estimate(0.9, [0.01, -0.01] * 10), estimate(0.1, [0.0] * 20)))) == "-"
 
 

@@ -102,7 +102,9 @@ def labels_cell(ranking: Ranking) -> str:
         return "-"
     if ranking.labels_to_settle is None:
         return "not known"
-    return "at hand" if ranking.at_hand else f"{ranking.labels_to_settle:,}"
+    if ranking.at_hand:
+        return "at hand"
+    return f"{ranking.labels_to_settle:,}" if ranking.labels_to_settle < _MANY else f"> {_MANY:,}"
 
 
 def _these(ranking: Ranking) -> str:
