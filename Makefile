@@ -55,7 +55,7 @@ dist: .venv/dev
 
 # Held-out numbers have commands of their own: python -m benchmarks.calibration (half an hour), .agreement, .peers, .same_run; the
 # score's error and its ridge too: .score_error, .score_ridge (most of an hour).
-# Prescreening beside transformer-ranker: python -m benchmarks.prescreen (most of two hours, resumable).
+# Prescreening beside transformer-ranker: python -m benchmarks.prescreen (three hours of one core, resumable).
 # Six tables; AUTHORS=<folder> is a copy of github.com/Yu-AngCheng/NTPS to compare with in the second.
 bench: .venv/demo
 	$(BIN)/python -m benchmarks.accumulate

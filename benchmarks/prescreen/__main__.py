@@ -14,7 +14,7 @@
 3. Which of the two models, each at its layer: whether the number is higher for the one whose probe reads the test texts
    better. Ours also says a tie where paired errors cannot tell.
 
-python -m benchmarks.prescreen               # what has no row yet, most of two hours on one core; then the tables
+python -m benchmarks.prescreen               # what has no row yet, three hours of one core; then the tables
 python -m benchmarks.prescreen --part cost   # a part of it: cost, memory, layers, choice or report
 python -m benchmarks.prescreen --toy         # all parts, small, into build/prescreen/toy
 
